@@ -1,0 +1,66 @@
+"""Trust in a token store: its manifest, and the check that its files are the ones that it names."""
+
+import json
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from bert_lamb.data.store import FORMAT_VERSION, StoreError, file_sha256, manifest_bytes, write_whole
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Written last: its presence says that the store is complete."""
+    write_whole(folder / MANIFEST, manifest_bytes(manifest))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a store; StoreError where there is none, or one of another format."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise StoreError(f"{path} is missing: no prepared data there; run `make prepare` with the same settings")
+    try:
+        manifest = json.loads(path.read_text())
+    except ValueError as error:
+        raise StoreError(f"{path} is not JSON ({error}); run `make prepare` again") from error
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has format {manifest.get('format_version')}, this version reads {FORMAT_VERSION}; "
+            "run `make prepare` into another data.name"
+        )
+    return manifest
+
+
+def verify_store(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Every problem of the store's files, as messages; none when all match their SHA-256.
+
+    Files are hashed once per machine. A stamp beside the store remembers size and mtime of what was hashed; whatever
+    changed since is hashed again.
+    """
+    stamp_path = folder / f".verified-{socket.gethostname()}.json"
+    stamps: dict[str, list] = {}
+    if stamp_path.is_file():
+        stamps = json.loads(stamp_path.read_text())
+
+    def check(item: tuple[str, dict]) -> tuple[str, list | None, str | None]:
+        name, about = item
+        path = folder / name
+        if not path.is_file():
+            return name, None, f"{path} is named in the manifest but missing; run `make prepare` again"
+        status = path.stat()
+        stamp = [about["sha256"], status.st_size, status.st_mtime_ns]
+        if stamps.get(name) != stamp and file_sha256(path) != about["sha256"]:
+            return name, None, (
+                f"{path} does not match its SHA-256 in the manifest: it was changed or damaged; "
+                "delete it and run `make prepare` again"
+            )
+        return name, stamp, None
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        checked = list(pool.map(check, sorted(manifest["files"].items())))
+    if os.access(folder, os.W_OK):
+        write_whole(stamp_path, manifest_bytes({name: stamp for name, stamp, _ in checked if stamp}))
+    return [problem for _, _, problem in checked if problem]

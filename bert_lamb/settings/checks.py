@@ -1,0 +1,185 @@
+"""What must hold of settings before anything is read or spent. Every problem: key, value met, way out."""
+
+from collections.abc import Iterator
+
+from bert_lamb.settings.schema import PhaseSettings, Settings
+
+CHOICES = {
+    "data.source": ("sample", "text"),
+    "data.txt_document": ("file", "blank_line"),
+    "optimizer.preset": ("paper", "google", "adamw"),
+    "handover.schedule": ("rewarm", "continue"),
+    "handover.moments": ("keep", "keep_reset_step", "fresh"),
+    "hardware.device": ("auto", "cpu", "cuda"),
+    "hardware.strategy": ("auto", "single", "ddp"),
+    "hardware.precision": ("bf16", "fp32", "fp64"),
+    "hardware.compile": ("auto", "on", "off"),
+    "run.wandb": ("auto", "online", "offline", "disabled"),
+}
+AT_LEAST = {  # key: smallest value that makes sense
+    "model.layers": 1,
+    "model.heads": 1,
+    "model.intermediate": 1,
+    "data.passes": 1,
+    "data.shard_mib": 1,
+    "data.processes": 0,
+    "phase1.global_batch": 1,
+    "phase2.global_batch": 1,
+    "phase1.steps": 1,
+    "phase2.steps": 1,
+    "phase1.seq_len": 8,  # [CLS] a [SEP] b [SEP] and something to mask
+    "phase2.seq_len": 8,
+    "finetune.batch": 1,
+    "finetune.epochs": 1,
+    "finetune.max_train_questions": 0,
+    "finetune.stride": 1,
+    "finetune.max_answer": 1,
+    "finetune.n_best": 1,
+    "hardware.devices": 0,
+    "hardware.prefetch": 1,
+    "run.log_every": 1,
+    "run.trust_ratios_every": 1,
+    "run.heldout_every": 0,
+    "run.heldout_sequences": 1,
+    "run.checkpoint_every": 1,
+    "run.keep_checkpoints": 1,
+    "run.max_skipped_in_row": 1,
+}
+SHARES = ("data.heldout_share", "data.short_share", "data.max_reject_share", "masking.share", "model.dropout",
+          "model.attention_dropout", "finetune.dropout", "finetune.warmup_share")  # fmt: skip
+
+
+class SettingsError(Exception):
+    """One message with every problem found."""
+
+    for_people = True
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("these settings cannot run:\n" + "\n".join(f"- {p}" for p in problems))
+        self.problems = problems
+
+
+def setting_problems(s: Settings) -> list[str]:
+    """Every problem that the settings alone show."""
+    return [*_choices(s), *_ranges(s), *_model(s), *_data(s), *_phases(s), *_handover(s), *_finetune(s), *_hardware(s)]
+
+
+def value_of(s: Settings, key: str):
+    """The value behind a dotted key."""
+    value = s
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _choices(s: Settings) -> Iterator[str]:
+    for key, allowed in CHOICES.items():
+        if value_of(s, key) not in allowed:
+            yield f"{key}={value_of(s, key)}: choose one of {', '.join(allowed)}"
+    for arm in s.finetune.arms:
+        if arm not in ("pretrained", "scratch"):
+            yield f"finetune.arms has {arm!r}: choose from pretrained, scratch"
+
+
+def _ranges(s: Settings) -> Iterator[str]:
+    for key, least in AT_LEAST.items():
+        if value_of(s, key) < least:
+            yield f"{key}={value_of(s, key)}: must be at least {least}"
+    for key in SHARES:
+        if not 0 <= value_of(s, key) < 1:
+            yield f"{key}={value_of(s, key)}: a share from 0 to below 1 is expected"
+    if s.masking.share == 0:
+        yield "masking.share=0: nothing would be predicted; BERT masks 0.15"
+
+
+def _model(s: Settings) -> Iterator[str]:
+    if s.model.heads >= 1 and s.model.hidden % s.model.heads:
+        yield f"model.hidden={s.model.hidden} is no multiple of model.heads={s.model.heads}"
+    for number in (1, 2):
+        if s.phase(number).seq_len > s.model.max_positions:
+            yield (
+                f"phase{number}.seq_len={s.phase(number).seq_len} exceeds model.max_positions="
+                f"{s.model.max_positions}: raise the latter or shorten the sequences"
+            )
+
+
+def _data(s: Settings) -> Iterator[str]:
+    if s.data.source == "text" and not s.data.paths:
+        yield "data.paths is empty: name files or folders, e.g. data.paths=[/data/wiki,/data/books]"
+    for number in (1, 2):
+        if s.phase(number).seq_len not in s.data.seq_lens:
+            yield (
+                f"phase{number}.seq_len={s.phase(number).seq_len} is not among data.seq_lens="
+                f"{list(s.data.seq_lens)}: add it there, so that `prepare` cuts instances of that length"
+            )
+    if s.data.vocab is None and s.data.vocab_size < 100:
+        yield f"data.vocab_size={s.data.vocab_size}: a vocabulary to be trained needs at least 100 entries"
+
+
+def _phases(s: Settings) -> Iterator[str]:
+    continues = s.handover.schedule == "continue"
+    for number in (1, 2):
+        phase, key = s.phase(number), f"phase{number}"
+        if number == 2 and continues:
+            yield from (
+                f"phase2.{name}={getattr(phase, name)} has no effect while handover.schedule=continue: set it to "
+                "null, or handover.schedule=rewarm"
+                for name in ("peak_lr", "warmup_steps", "decay_power", "decay_origin")
+                if getattr(phase, name) is not None
+            )
+            continue
+        yield from _schedule(phase, key, phase.steps + (s.phase2.steps if continues else 0))
+
+
+def _schedule(phase: PhaseSettings, key: str, total: int) -> Iterator[str]:
+    for name in ("peak_lr", "warmup_steps", "decay_power", "decay_origin"):
+        if getattr(phase, name) is None:
+            yield f"{key}.{name}=null: a value is needed where the phase has its own schedule"
+            return
+    if phase.peak_lr <= 0:
+        yield f"{key}.peak_lr={phase.peak_lr}: must be above 0"
+    if phase.decay_power <= 0:
+        yield f"{key}.decay_power={phase.decay_power}: must be above 0; 1 is linear"
+    if phase.decay_origin not in ("start", "warmup_end"):
+        yield f"{key}.decay_origin={phase.decay_origin}: choose one of start, warmup_end"
+    if not 0 <= phase.warmup_steps < total:
+        yield (
+            f"{key}.warmup_steps={phase.warmup_steps} does not fit a schedule of {total} steps: "
+            f"choose 0 to {total - 1}"
+        )
+
+
+def _handover(s: Settings) -> Iterator[str]:
+    if s.handover.schedule == "continue" and s.handover.moments == "fresh":
+        yield "handover.moments=fresh with handover.schedule=continue: a schedule that goes on needs its moments; keep"
+
+
+def _finetune(s: Settings) -> Iterator[str]:
+    f = s.finetune
+    if f.max_length > s.model.max_positions:
+        yield (
+            f"finetune.max_length={f.max_length} exceeds model.max_positions={s.model.max_positions}: shorten it"
+        )
+    if f.max_query + f.stride + 3 > f.max_length:
+        yield (
+            f"finetune.max_length={f.max_length} leaves windows shorter than finetune.stride={f.stride} beside a "
+            f"question of finetune.max_query={f.max_query} tokens: text would be skipped; raise max_length"
+        )
+
+
+def _hardware(s: Settings) -> Iterator[str]:
+    h = s.hardware
+    if h.strategy == "single" and h.devices > 1:
+        yield f"hardware.strategy=single with hardware.devices={h.devices}: choose ddp, or devices=1"
+    for number in (1, 2):
+        phase = s.phase(number)
+        if phase.global_batch < h.devices:
+            yield (
+                f"phase{number}.global_batch={phase.global_batch} cannot be split over hardware.devices={h.devices}: "
+                "raise the batch or use fewer devices"
+            )
+        if h.micro_batch_tokens < phase.seq_len:
+            yield (
+                f"hardware.micro_batch_tokens={h.micro_batch_tokens} holds no sequence of phase{number}.seq_len="
+                f"{phase.seq_len}: raise it to at least {phase.seq_len}"
+            )

@@ -1,0 +1,137 @@
+"""Turns a stage's function into a command: composes `conf/` once, checks it, and words Hydra's errors for people."""
+
+import dataclasses
+import difflib
+import functools
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bert_lamb.settings.checks import SettingsError, setting_problems
+from bert_lamb.settings.schema import Settings
+
+EXIT_SETTINGS = 2  # the shell's usual code for wrong usage
+
+
+def conf_dir() -> Path:
+    """The folder of configs: inside an installed wheel, else at the top of the checkout."""
+    packaged = Path(__file__).parents[1] / "conf"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def register_schema() -> None:
+    """Makes the dataclasses known to Hydra, so that an unknown key or a wrong type stops the composition."""
+    ConfigStore.instance().store(name="settings_schema", node=Settings)
+
+
+def to_settings(config: DictConfig) -> Settings:
+    """The composed config as plain dataclasses, checked; SettingsError with every problem at once."""
+    unknown = _unknown_keys(config)
+    if unknown:
+        raise SettingsError([unknown_key_message(key) for key in unknown])
+    settings: Settings = OmegaConf.to_object(config)  # type: ignore[assignment]
+    problems = setting_problems(settings)
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def read_settings(path: Path) -> Settings:
+    """Settings that a stage wrote beside its results; composes nothing."""
+    schema = OmegaConf.structured(Settings)
+    return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.load(path)))  # type: ignore[return-value]
+
+
+def settings_yaml(settings: Settings) -> str:
+    """The settings as resolved, nothing left to interpolate."""
+    return OmegaConf.to_yaml(OmegaConf.structured(settings))
+
+
+def command(stage: Callable[[Settings], None]) -> Callable[[], None]:
+    """Wraps `stage(settings)` as a Hydra command that ends with one clear message instead of a traceback.
+
+    Any exception class whose name ends in "Error" and that carries `for_people = True` is printed as its message.
+    """
+
+    @functools.wraps(stage)
+    def task(config: DictConfig) -> None:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+        stage(to_settings(config))
+
+    def run() -> None:
+        register_schema()
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we word the message
+        try:
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
+        except (HydraException, OmegaConfBaseException) as error:
+            sys.exit(_fail(compose_message(error)))
+        except Exception as error:
+            if not getattr(error, "for_people", False):
+                raise
+            sys.exit(_fail(str(error)))
+
+    return run
+
+
+def compose_message(error: Exception) -> str:
+    """Hydra's and OmegaConf's errors as: key, value, nearest valid key."""
+    text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
+    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+')", text)
+    override = re.search(r"Could not override '([^']+)'", text)
+    full = re.search(r"full_key: (\S+)", text)
+    if unknown:
+        named = override or full or unknown
+        return unknown_key_message(named.group(1).lstrip("+~"))
+    value = re.search(r"Value '(.+?)' of type '(\w+)' could not be converted to (\w+)", text)
+    if value and full:
+        return f"{full.group(1)}={value.group(1)}: a value of type {value.group(3).lower()} is expected"
+    return text.split("\nSee ")[0]
+
+
+def unknown_key_message(key: str) -> str:
+    """Names the key and the valid ones nearest to it."""
+    keys = _all_keys()
+    groups = sorted({k.rpartition(".")[0] for k in keys if "." in k})
+    same_group = [k for k in keys if k.rpartition(".")[0] == key.rpartition(".")[0]]
+    near = [k for k in same_group if "." in key and k.endswith(key.rpartition(".")[2])]
+    near += [k for k in difflib.get_close_matches(key, keys + groups, n=3, cutoff=0.6) if k not in near]
+    hint = f"did you mean {' or '.join(near[:3])}?" if near else "`--cfg job` lists every key"
+    return f"unknown setting {key!r}; {hint}"
+
+
+def _all_keys(schema: type = Settings, prefix: str = "") -> list[str]:
+    """Every dotted key of a dataclass tree."""
+    keys = []
+    for f in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(f.type):
+            keys += _all_keys(f.type, f"{prefix}{f.name}.")  # type: ignore[arg-type]
+        else:
+            keys.append(prefix + f.name)
+    return keys
+
+
+def _unknown_keys(config: DictConfig, schema: type = Settings, prefix: str = "") -> list[str]:
+    """Keys that `+key=` forced into the config although no field has that name."""
+    types = {f.name: f.type for f in dataclasses.fields(schema)}
+    unknown = []
+    for key in config:
+        inner = types.get(str(key))
+        if inner is None:
+            unknown.append(f"{prefix}{key}")
+        elif dataclasses.is_dataclass(inner):
+            unknown += _unknown_keys(config[key], inner, f"{prefix}{key}.")  # type: ignore[arg-type]
+    return unknown
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return EXIT_SETTINGS

@@ -1,0 +1,43 @@
+"""What decides a pretraining result, its hash, and how two recipes differ (law 7: hardware and run are not in it)."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from bert_lamb.settings.schema import Settings
+
+RECIPE_PARTS = ("seed", "model", "masking", "optimizer", "phase1", "phase2", "handover")
+
+
+def recipe(s: Settings, data_digest: str) -> dict[str, Any]:
+    """Everything that moves the pretrained weights: settings and the SHA-256 of the data's manifest."""
+    whole = asdict(s)
+    return {part: whole[part] for part in RECIPE_PARTS} | {"data": data_digest}
+
+
+def finetune_recipe(s: Settings, data_digest: str, arm: str) -> dict[str, Any]:
+    """Everything that moves a fine-tuned arm; from random weights, pretraining does not."""
+    whole = asdict(s)
+    if arm == "scratch":
+        about: dict[str, Any] = {"seed": s.seed, "model": whole["model"], "data": data_digest}
+    else:
+        about = recipe(s, data_digest)
+    return about | {"finetune": {k: v for k, v in whole["finetune"].items() if k != "arms"}, "arm": arm}
+
+
+def recipe_hash(recipe: dict[str, Any]) -> str:
+    """Ten hexadecimal digits."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Lines `key: old -> new` for every leaf that differs."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += difference(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a} -> {b}")
+    return lines

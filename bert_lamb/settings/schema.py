@@ -1,0 +1,171 @@
+"""Every setting of every stage, typed. One tree for all stages, so that one set of overrides serves the chain.
+
+Fields without a default must come from `conf/`. Values are checked in `checks.py`; nothing is ever written back.
+"""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+
+@dataclass
+class ModelSettings:
+    """A BERT (Devlin et al. 2018); the vocabulary's size comes from the prepared data."""
+
+    name: str = MISSING  # for people: tables and file names
+    layers: int = MISSING
+    hidden: int = MISSING  # width of every layer's output
+    heads: int = MISSING
+    intermediate: int = MISSING  # width inside the feed-forward block
+    max_positions: int = MISSING  # longest sequence the position table can hold, in tokens
+    dropout: float = MISSING  # on embeddings and layer outputs
+    attention_dropout: float = MISSING  # on attention probabilities
+    initializer_range: float = MISSING  # standard deviation of the normal initialisation
+    init_from: str | None = None  # folder of a transformers BERT to start from; null: random weights
+
+
+@dataclass
+class DataSettings:
+    """What `prepare` turns into a token store under `<root>/<name>`."""
+
+    name: str = MISSING  # folder below root
+    root: str = MISSING
+    source: str = MISSING  # "sample" (the embedded corpus) or "text" (files)
+    paths: list[str] = MISSING  # text: files, folders or globs of .txt, .jsonl, .jsonl.zst, .parquet
+    text_field: str = MISSING  # jsonl, parquet: the field that holds the text
+    txt_document: str = MISSING  # .txt: "file" (one document a file) or "blank_line" (empty lines part documents)
+    articles: int = MISSING  # sample: encyclopedia-like documents
+    books: int = MISSING  # sample: story-like documents
+    language: str = MISSING  # ISO code for the sentence splitter
+    vocab: str | None = MISSING  # a vocab.txt, or a tokenizer.json; null: train one on this text
+    vocab_size: int = MISSING  # entries to train; with `vocab` given it must be its size or 0
+    lower_case: bool = MISSING  # fold case and strip accents, as BERT's uncased vocabularies expect
+    seq_lens: list[int] = MISSING  # lengths to cut instances for, [CLS] and [SEP] included
+    passes: int = MISSING  # times that pairs and cuts are drawn anew (BERT's duplication factor)
+    short_share: float = MISSING  # share of instances with a random shorter target length
+    heldout_share: float = MISSING  # share of documents kept from training, chosen by their text
+    seed: int = MISSING  # draws of pairs and cuts; the embedded world
+    shard_mib: int = MISSING  # raw text per slice of a file, hence per shard
+    max_reject_share: float = MISSING  # more rejected documents than this stops the run
+    processes: int = MISSING  # 0: one per core; never changes a byte of the result
+
+
+@dataclass
+class MaskingSettings:
+    """Masked language modelling: which tokens, how many (80/10/10 is fixed, as in BERT)."""
+
+    share: float = MISSING  # of a sequence's tokens, [CLS] and [SEP] counted
+    whole_word: bool = MISSING  # mask all pieces of a word together
+
+
+@dataclass
+class OptimizerSettings:
+    """LAMB and its baselines; null means the preset's own value (bert_lamb.optim.PRESETS)."""
+
+    preset: str = MISSING  # paper | google | adamw
+    beta1: float | None = None
+    beta2: float | None = None
+    eps: float | None = None
+    weight_decay: float | None = None
+    bias_correction: bool | None = None
+    max_grad_norm: float | None = None  # clip of the global gradient norm before the moments
+    no_decay: list[str] = MISSING  # parts of parameter names left out of weight decay
+    no_adapt: list[str] = MISSING  # parts of parameter names left out of the trust ratio
+
+
+@dataclass
+class PhaseSettings:
+    """One phase of pretraining."""
+
+    seq_len: int = MISSING  # longest sequence in tokens, [CLS] and [SEP] included
+    global_batch: int = MISSING  # sequences per optimizer step, over all devices
+    steps: int = MISSING  # optimizer steps
+    peak_lr: float | None = MISSING  # learning rate at the end of warm-up; null where phase 1's schedule continues
+    warmup_steps: int | None = MISSING  # linear from 0; null where phase 1's schedule continues
+    decay_power: float | None = MISSING  # of the polynomial decay to 0; null where phase 1's schedule continues
+    decay_origin: str | None = MISSING  # "start": the decay counts from step 0; "warmup_end": from the peak
+
+
+@dataclass
+class HandoverSettings:
+    """What phase 2 takes over from phase 1 besides the weights."""
+
+    schedule: str = MISSING  # "rewarm" (its own schedule from 0) or "continue" (one schedule over both phases)
+    moments: str = MISSING  # "keep", "keep_reset_step" (bias correction starts anew) or "fresh"
+
+
+@dataclass
+class FinetuneSettings:
+    """SQuAD v1.1 fine-tuning, by the rules of google-research/bert."""
+
+    train_file: str = MISSING  # SQuAD v1.1 JSON, also .zst
+    dev_file: str = MISSING
+    arms: list[str] = MISSING  # "pretrained" and/or "scratch" (random weights, all else equal)
+    max_train_questions: int = MISSING  # 0: all; else a subset drawn by the seed
+    max_length: int = MISSING  # tokens of question and context window together
+    stride: int = MISSING  # tokens between the starts of neighbouring windows
+    max_query: int = MISSING  # tokens of a question kept
+    max_answer: int = MISSING  # tokens of an answer, at most
+    n_best: int = MISSING  # start and end candidates considered
+    batch: int = MISSING  # windows per optimizer step
+    epochs: int = MISSING
+    lr: float = MISSING  # AdamW, peak
+    warmup_share: float = MISSING  # of all steps
+    weight_decay: float = MISSING
+    dropout: float = MISSING  # hidden and attention
+
+
+@dataclass
+class HardwareSettings:
+    """What changes speed and never the result, but for rounding (law 7)."""
+
+    name: str = MISSING
+    device: str = MISSING  # "auto", "cpu" or "cuda"
+    devices: int = MISSING  # processes, one per device; 0: all local GPUs, or one process on a CPU
+    strategy: str = MISSING  # "auto" (by the number of devices), "single" or "ddp"
+    precision: str = MISSING  # "bf16" (autocast, fp32 weights), "fp32", or "fp64" for checks
+    micro_batch_tokens: int = MISSING  # tokens per forward pass and device: sequences = this // seq_len
+    compile: str = MISSING  # "auto" (where a compiler is at hand), "on" or "off"
+    deterministic: bool = MISSING  # kernels that repeat to the bit
+    prefetch: int = MISSING  # micro-batches made ahead by the loader's thread
+    assumed_tflops: float = MISSING  # model TFLOP/s per device, for the plan's hours only
+
+
+@dataclass
+class RunSettings:
+    """Where results go, and how often to look; never part of the recipe."""
+
+    root: str = MISSING
+    name: str | None = None  # folder below root; null: <experiment>-<recipe hash>
+    log_every: int = MISSING  # steps between lines of metrics.jsonl
+    trust_ratios_every: int = MISSING  # steps between readings of every tensor's trust ratio
+    heldout_every: int = MISSING  # steps between evaluations on held-out documents; 0: at the end only
+    heldout_sequences: int = MISSING  # sequences of one such evaluation, at most
+    checkpoint_every: int = MISSING  # steps
+    keep_checkpoints: int = MISSING  # newest ones kept per phase
+    max_skipped_in_row: int = MISSING  # steps without a finite gradient in a row that stop the run
+    wandb: str = MISSING  # "auto" (online with a key, else offline), "online", "offline" or "disabled"
+    wandb_project: str = MISSING
+
+
+@dataclass
+class Settings:
+    """The whole tree, as composed from `conf/`."""
+
+    experiment: str = MISSING
+    seed: int = MISSING  # initial weights, order, masks, dropout, fine-tuning
+    sources: dict[str, str] = field(default_factory=dict)  # where a setting's value comes from; shown by the plan
+    model: ModelSettings = MISSING
+    data: DataSettings = MISSING
+    masking: MaskingSettings = MISSING
+    optimizer: OptimizerSettings = MISSING
+    phase1: PhaseSettings = MISSING
+    phase2: PhaseSettings = MISSING
+    handover: HandoverSettings = MISSING
+    finetune: FinetuneSettings = MISSING
+    hardware: HardwareSettings = MISSING
+    run: RunSettings = MISSING
+
+    def phase(self, number: int) -> PhaseSettings:
+        """Phase 1 or 2."""
+        return {1: self.phase1, 2: self.phase2}[number]
