@@ -1,0 +1,120 @@
+"""A phase's steps as this rank sees them: denominators of the global batch, then its own micro-batches."""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+
+from bert_lamb.batch import Denominators, PackedBatch
+from bert_lamb.data.instances import InstanceTables
+from bert_lamb.data.masking import MaskRule, masked_counts
+from bert_lamb.data.order import Chosen, Order
+from bert_lamb.data.packing import SpecialIds, cut_global_batch, pack, round_up
+
+T = TypeVar("T")
+
+
+@dataclass
+class Step:
+    """One optimizer step's work for this rank."""
+
+    number: int
+    denominators: Denominators  # of the whole global batch, known from lengths alone (law 1)
+    micro_batches: int  # of this rank; the same number on every rank
+    batches: Iterator[PackedBatch]
+
+
+@dataclass
+class PhaseData:
+    """Everything that makes a phase's batches; a pure function of its fields and the step."""
+
+    tables: InstanceTables
+    order: Order
+    rule: MaskRule
+    ids: SpecialIds
+    seq_len: int
+    micro_batch: int  # sequences of one forward pass, at most
+    rank: int
+    ranks: int
+    static_shapes: bool  # round micro-batches up to a few shapes
+    prefetch: int
+
+    @property
+    def largest_micro_batch(self) -> int:
+        """Sequences of the largest micro-batch; others have one less."""
+        batch = self.order.global_batch
+        return -(-batch // (self.ranks * -(-batch // (self.ranks * self.micro_batch))))
+
+    def steps(self, first: int, last: int, data_offset: int = 0) -> Iterator[Step]:
+        """Steps first ... last - 1; batches are made ahead in a thread."""
+
+        def work() -> Iterator[Step | PackedBatch]:
+            for number in range(first, last):
+                chosen = self.order.step(number, data_offset)
+                step, makers = self.plan(number, chosen)
+                yield step
+                yield from (self.make(chosen, rows) for rows in makers)
+
+        stream = prefetched(work(), self.prefetch)
+        for _ in range(first, last):
+            step = next(stream)
+            assert isinstance(step, Step)
+            step.batches = islice(stream, step.micro_batches)  # type: ignore[arg-type]
+            yield step
+
+    def plan(self, number: int, chosen: Chosen) -> tuple[Step, list[np.ndarray]]:
+        """The step's counts, and which rows of the global batch form each of this rank's micro-batches."""
+        lengths = self.tables.rows(chosen.pass_, chosen.instance).spans.lengths
+        counts = Denominators(int(masked_counts(lengths, self.rule.share).sum()), len(lengths), int(lengths.sum()))
+        mine = cut_global_batch(lengths, self.ranks, self.micro_batch)[self.rank]
+        return Step(number, counts, len(mine), iter(())), mine
+
+    def make(self, chosen: Chosen, rows: np.ndarray) -> PackedBatch:
+        """One micro-batch."""
+        epoch, pass_, instance = chosen.epoch[rows], chosen.pass_[rows], chosen.instance[rows]
+        table_rows = self.tables.rows(pass_, instance)
+        batch = pack(self.tables, table_rows, epoch, instance, self.ids, self.rule, self.seq_len)
+        if self.static_shapes:
+            batch = round_up(batch, self.largest_micro_batch, self.seq_len, self.rule.share)
+        return batch
+
+
+def prefetched(items: Iterable[T], depth: int) -> Iterator[T]:
+    """The same items, made ahead by one thread; its exception is raised here; closing ends the thread."""
+    slots: queue.Queue = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(kind: str, value: object) -> None:
+        while not stop.is_set():
+            try:
+                return slots.put((kind, value), timeout=0.2)
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put("item", item)
+                if stop.is_set():
+                    return
+            put("end", None)
+        except BaseException as error:
+            put("error", error)
+
+    thread = threading.Thread(target=produce, name="loader", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = slots.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+    finally:
+        stop.set()
+        thread.join()

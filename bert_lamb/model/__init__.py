@@ -1,0 +1,24 @@
+from bert_lamb.model.build import (
+    WeightsError,
+    bert_config,
+    build_bert,
+    load_parameters,
+    load_weights,
+    named_tensors,
+    save_weights,
+)
+from bert_lamb.model.flops import training_flops
+from bert_lamb.model.pretraining import encode, pretraining_losses
+
+__all__ = [
+    "WeightsError",
+    "bert_config",
+    "build_bert",
+    "encode",
+    "load_parameters",
+    "load_weights",
+    "named_tensors",
+    "pretraining_losses",
+    "save_weights",
+    "training_flops",
+]

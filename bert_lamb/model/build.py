@@ -1,0 +1,93 @@
+"""Making a BertForPreTraining from settings, and its weights' way in and out of files."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import BertConfig, BertForPreTraining
+
+from bert_lamb.model.attention import PACKED
+from bert_lamb.settings import ModelSettings
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"  # the names that transformers looks for
+
+
+class WeightsError(Exception):
+    """Weights that do not fit the model; the message names them."""
+
+    for_people = True
+
+
+def bert_config(model: ModelSettings, vocab_size: int, pad_id: int) -> BertConfig:
+    """transformers' configuration of this model; its attention takes packed batches."""
+    config = BertConfig(
+        vocab_size=vocab_size,
+        pad_token_id=pad_id,
+        num_hidden_layers=model.layers,
+        hidden_size=model.hidden,
+        num_attention_heads=model.heads,
+        intermediate_size=model.intermediate,
+        max_position_embeddings=model.max_positions,
+        hidden_dropout_prob=model.dropout,
+        attention_probs_dropout_prob=model.attention_dropout,
+        initializer_range=model.initializer_range,
+    )
+    config._attn_implementation = PACKED
+    return config
+
+
+def build_bert(model: ModelSettings, vocab_size: int, pad_id: int, seed: int) -> BertForPreTraining:
+    """Weights drawn from the seed alone, or those of model.init_from."""
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    bert = BertForPreTraining(bert_config(model, vocab_size, pad_id))
+    torch.set_rng_state(generator_state)
+    if model.init_from is not None:
+        bert_from_folder(bert, Path(model.init_from))
+    return bert
+
+
+def bert_from_folder(bert: BertForPreTraining, folder: Path) -> None:
+    """Starts from any BERT that transformers opens; refuses one of another shape."""
+    there = BertForPreTraining.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    load_parameters(bert, dict(there.named_parameters()), str(folder))
+
+
+def named_tensors(bert: torch.nn.Module) -> dict[str, Tensor]:
+    """Parameters by name, each once: the decoder shares the embedding's."""
+    return {name: p.detach() for name, p in bert.named_parameters()}
+
+
+def load_parameters(bert: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Copies tensors into the parameters of the same names; every name and shape must match."""
+    own = dict(bert.named_parameters())
+    wrong = [f"{n}: missing" for n in own.keys() - tensors.keys()]
+    wrong += [f"{n}: unknown to this model" for n in tensors.keys() - own.keys()]
+    wrong += [
+        f"{n}: shape {tuple(tensors[n].shape)}, the settings give {tuple(own[n].shape)}"
+        for n in own.keys() & tensors.keys()
+        if own[n].shape != tensors[n].shape
+    ]
+    if wrong:
+        raise WeightsError(f"weights of {source} do not fit this model:\n- " + "\n- ".join(sorted(wrong)[:10]))
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+
+def save_weights(bert: BertForPreTraining, folder: Path) -> None:
+    """model.safetensors and config.json: `BertForPreTraining.from_pretrained(folder)` gives equal logits."""
+    tensors = {name: t.cpu().contiguous() for name, t in named_tensors(bert).items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    config = bert.config.to_dict() | {"architectures": ["BertForPreTraining"], "dtype": str(_dtype(bert))[6:]}
+    (folder / CONFIG).write_text(BertConfig.from_dict(config).to_json_string())
+
+
+def load_weights(bert: torch.nn.Module, folder: Path) -> None:
+    """The weights that save_weights wrote."""
+    load_parameters(bert, load_file(folder / WEIGHTS), str(folder))
+
+
+def _dtype(bert: torch.nn.Module) -> torch.dtype:
+    return next(bert.parameters()).dtype

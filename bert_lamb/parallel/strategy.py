@@ -1,0 +1,101 @@
+"""How several processes act as one: a small interface, and the two strategies behind it.
+
+Gradients are summed, never averaged: every rank divides its losses by the global batch's own counts (law 1).
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bert_lamb.settings import HardwareSettings
+
+BUCKET_BYTES = 25 * 2**20  # as torch's DistributedDataParallel
+
+
+@dataclass
+class Single:
+    """One process on one device; every exchange is the identity."""
+
+    device: torch.device
+    rank: int = 0
+    ranks: int = 1
+
+    def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Sums p.grad over all ranks, in place."""
+
+    def reduce_sums(self, sums: Tensor) -> Tensor:
+        """The sum over all ranks of a small tensor."""
+        return sums
+
+    def barrier(self) -> None:
+        """Returns when every rank has come here."""
+
+    def close(self) -> None:
+        """Ends the group."""
+
+
+@dataclass
+class Ddp(Single):
+    """Data parallel: whole weights on every rank, gradients reduced once a step.
+
+    Buckets are fixed runs of parameters in their own order, so that sums do not depend on how a process was started
+    (torch's own wrapper reorders its buckets after the first step, which would change bits after a resume).
+    """
+
+    def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
+        bucket: list[Tensor] = []
+        for p in parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+            bucket.append(p.grad)
+            if sum(g.numel() * g.element_size() for g in bucket) >= BUCKET_BYTES:
+                self._reduce(bucket)
+                bucket = []
+        if bucket:
+            self._reduce(bucket)
+
+    def reduce_sums(self, sums: Tensor) -> Tensor:
+        dist.all_reduce(sums)
+        return sums
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def close(self) -> None:
+        dist.destroy_process_group()
+
+    def _reduce(self, bucket: list[Tensor]) -> None:
+        flat = torch.cat([g.flatten() for g in bucket])
+        dist.all_reduce(flat)
+        for g, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            g.copy_(part.view_as(g))
+
+
+def use_cuda(hardware: HardwareSettings) -> bool:
+    """Whether these settings mean GPUs on this machine."""
+    return hardware.device == "cuda" or (hardware.device == "auto" and torch.cuda.is_available())
+
+
+def device_count(hardware: HardwareSettings) -> int:
+    """Processes that the settings ask for on this machine, one a device."""
+    if hardware.devices:
+        return hardware.devices
+    return max(1, torch.cuda.device_count()) if use_cuda(hardware) and hardware.strategy != "single" else 1
+
+
+def open_strategy(hardware: HardwareSettings) -> Single:
+    """The strategy of this process: `ddp` where torchrun started several, else `single`."""
+    ranks, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if use_cuda(hardware) else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if ranks == 1 and hardware.strategy != "ddp":
+        return Single(device)
+    if "RANK" not in os.environ:  # one process asked for as ddp: a group of its own
+        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Ddp(device, dist.get_rank(), dist.get_world_size())

@@ -1,0 +1,116 @@
+"""Checkpoints: whole or not at all, in files that explain themselves.
+
+    step-000500/  model.safetensors config.json (transformers opens this folder)  optimizer.safetensors  state.json
+                  SHA256SUMS (checked before anything is read back)
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertForPreTraining
+
+from bert_lamb.data.store import file_sha256
+from bert_lamb.model import load_weights, save_weights
+
+SUMS = "SHA256SUMS"
+
+
+class CheckpointError(Exception):
+    """A checkpoint that must not be loaded; the message names the file and the way out."""
+
+    for_people = True
+
+
+@dataclass
+class Progress:
+    """The whole state of a run besides weights and moments (law 2)."""
+
+    phase: int
+    step: int = 0  # optimizer steps finished in this phase, skipped ones included
+    data_offset: int = 0  # steps by which the data runs ahead, after a roll-back
+    skipped: int = 0  # steps not applied because their gradient was not finite
+    skipped_in_row: int = 0
+
+
+def save_checkpoint(
+    folder: Path, bert: BertForPreTraining, optimizer: torch.optim.Optimizer, progress: Progress, keep: int
+) -> Path:
+    """Writes `folder/step-N` by rename after its checksums; keeps the newest `keep` ones. Returns its path."""
+    final = folder / f"step-{progress.step:06d}"
+    aside = folder / f".{final.name}.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_weights(bert, aside)
+    save_file(_optimizer_tensors(bert, optimizer), aside / "optimizer.safetensors")
+    (aside / "state.json").write_text(json.dumps(asdict(progress), indent=1) + "\n")
+    sums = {path.name: file_sha256(path) for path in sorted(aside.iterdir())}
+    (aside / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+    if final.exists():  # the same step again, after a cut between the rename and the next step
+        shutil.rmtree(final)
+    aside.rename(final)
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(folder.glob("step-*"))
+
+
+def verify_checkpoint(path: Path) -> None:
+    """Refuses a checkpoint of which any file is missing or changed, and offers the one before."""
+    others = [p for p in list_checkpoints(path.parent) if p.name < path.name]
+    way_out = f"remove {path} to go on from {others[-1]}" if others else f"remove {path} to start this phase again"
+    sums_path = path / SUMS
+    try:
+        sums = dict(reversed(line.split("  ", 1)) for line in sums_path.read_text().splitlines())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{sums_path} cannot be read ({error}): the checkpoint is refused; {way_out}") from error
+    needed = {"model.safetensors", "optimizer.safetensors", "state.json", "config.json"}
+    for name in sorted(needed | sums.keys()):
+        file = path / name
+        if not file.is_file() or name not in sums or file_sha256(file) != sums[name]:
+            raise CheckpointError(f"{file} does not match {SUMS}: the checkpoint is damaged and refused; {way_out}")
+
+
+def load_checkpoint(path: Path, bert: BertForPreTraining, optimizer: torch.optim.Optimizer | None) -> Progress:
+    """Weights, moments (unless optimizer is None) and progress of a verified checkpoint."""
+    verify_checkpoint(path)
+    load_weights(bert, path)
+    if optimizer is not None:
+        _load_optimizer(bert, optimizer, load_file(path / "optimizer.safetensors"))
+    return Progress(**json.loads((path / "state.json").read_text()))
+
+
+def restart_bias_correction(optimizer: torch.optim.Optimizer) -> None:
+    """Zeroes every tensor's step and keeps its moments (the hand-over `keep_reset_step`)."""
+    for state in optimizer.state.values():
+        state["step"].zero_()
+
+
+def trained_parameters(bert: BertForPreTraining) -> Sequence[torch.nn.Parameter]:
+    """Parameters in their one fixed order."""
+    return [p for _, p in bert.named_parameters()]
+
+
+def _optimizer_tensors(bert: BertForPreTraining, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{key}": value.cpu().contiguous()
+        for name, p in bert.named_parameters()
+        for key, value in optimizer.state.get(p, {}).items()
+    }
+
+
+def _load_optimizer(
+    bert: BertForPreTraining, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+) -> None:
+    parameters = dict(bert.named_parameters())
+    for key, value in tensors.items():
+        name, _, part = key.rpartition("/")
+        optimizer.state[parameters[name]][part] = value.to(parameters[name].device)
