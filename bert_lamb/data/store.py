@@ -6,15 +6,15 @@
     <folder>/heldout/...                         the same for documents kept from training (pass 0 only)
 """
 
-import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from bert_lamb.files import file_sha256, write_whole
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "heldout")
@@ -101,24 +101,9 @@ def read_spans(path: Path) -> Spans:
     return Spans(**{c: batch.column(c).to_numpy() for c in SPAN_COLUMNS})
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def manifest_bytes(manifest: dict[str, Any]) -> bytes:
     """The manifest's one spelling, so that equal content is equal bytes."""
     return (json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that appears under its name complete or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _write(path: Path, columns: dict[str, pa.Array]) -> None:

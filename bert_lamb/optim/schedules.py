@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch.optim import Optimizer
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -30,3 +32,9 @@ class Schedule:
 def square_root_scaled(base_lr: float, base_batch: int, batch: int) -> float:
     """The paper's untuned rule: the learning rate grows with the square root of the batch."""
     return base_lr * (batch / base_batch) ** 0.5
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Gives every parameter group this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -10,19 +10,23 @@ from bert_lamb.run.checkpoint import (
 )
 from bert_lamb.run.folder import RunFolder, RunFolderError, data_folder, locate_run, open_run
 from bert_lamb.run.machine import machine_record
-from bert_lamb.run.metrics import Dashboard, MetricsLog, duration
-from bert_lamb.run.signals import StopRequest
+from bert_lamb.run.metrics import Dashboard, MetricsLog, StepTotals, TrainingStoppedError, duration, last_line
+from bert_lamb.run.signals import EXIT_STOPPED, StopRequest
 
 __all__ = [
+    "EXIT_STOPPED",
     "CheckpointError",
     "Dashboard",
     "MetricsLog",
     "Progress",
     "RunFolder",
     "RunFolderError",
+    "StepTotals",
     "StopRequest",
+    "TrainingStoppedError",
     "data_folder",
     "duration",
+    "last_line",
     "list_checkpoints",
     "load_checkpoint",
     "locate_run",

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForPreTraining
 
-from bert_lamb.data.store import file_sha256
+from bert_lamb.files import file_sha256
 from bert_lamb.model import load_weights, save_weights
 
 SUMS = "SHA256SUMS"
@@ -35,6 +35,12 @@ class Progress:
     data_offset: int = 0  # steps by which the data runs ahead, after a roll-back
     skipped: int = 0  # steps not applied because their gradient was not finite
     skipped_in_row: int = 0
+
+    def finish_step(self, applied: bool) -> None:
+        """Counts a step; one whose gradient was not finite was not applied, but its sequences are consumed."""
+        self.step += 1
+        self.skipped += not applied
+        self.skipped_in_row = 0 if applied else self.skipped_in_row + 1
 
 
 def save_checkpoint(

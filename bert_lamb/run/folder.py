@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_lamb.data.manifest import MANIFEST
-from bert_lamb.data.store import file_sha256, write_whole
+from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import Settings, difference, read_settings, recipe, recipe_hash, settings_yaml
 
 
@@ -94,13 +93,13 @@ def open_run(s: Settings) -> RunFolder:
             )  # fmt: skip
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_json("recipe.json", new)
-    shutil.copyfile(data_folder(s) / MANIFEST, folder.path / "data_manifest.json")
+    shutil.copyfile(data_folder(s) / "manifest.json", folder.path / "data_manifest.json")
     write_whole(folder.path / "settings.yaml", settings_yaml(s).encode())
     return folder
 
 
 def _digest(s: Settings) -> str:
-    path = data_folder(s) / MANIFEST
+    path = data_folder(s) / "manifest.json"
     if not path.is_file():
         raise RunFolderError(f"{path} is missing: no prepared data there; run `make prepare` with the same settings")
     return file_sha256(path)

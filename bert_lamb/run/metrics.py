@@ -2,14 +2,33 @@
 
 import json
 import logging
+import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
+
+from bert_lamb.batch import Denominators, LossSums, PackedBatch
+from bert_lamb.optim import Lamb
+from bert_lamb.parallel import Single
+from bert_lamb.run.checkpoint import Progress
+from bert_lamb.run.folder import RunFolder
+from bert_lamb.run.signals import StopRequest
+from bert_lamb.settings import Settings
 
 log = logging.getLogger(__name__)
 
 CONSOLE_EVERY_S = 10.0  # a line that often, so that a log file stays readable
+
+
+class TrainingStoppedError(Exception):
+    """A run that cannot go on by itself."""
+
+    for_people = True
 
 
 class Dashboard:
@@ -48,34 +67,123 @@ class Dashboard:
             self._run.finish()
 
 
+class StepTotals:
+    """Sums over one step's micro-batches; nothing is read back from the device before `reduce`."""
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+        self._computed = 0
+        self.stop = False  # whether any rank was asked to stop
+
+    def add(self, losses: LossSums, batch: PackedBatch) -> None:
+        parts = (losses.mlm, losses.nsp, losses.mlm_correct, losses.nsp_correct)
+        sums = torch.stack([p.detach().double() for p in parts])
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._computed += len(batch.input_ids)
+
+    def reduce(self, strategy: Single, stop: StopRequest) -> None:
+        """Sums over ranks, so that every rank sees the same numbers and stops at the same step."""
+        assert self._sums is not None
+        mine = torch.cat([self._sums, self._sums.new_tensor([self._computed, bool(stop)])])
+        self.mlm, self.nsp, self.mlm_correct, self.nsp_correct, computed, stops = strategy.reduce_sums(mine).tolist()
+        self.computed_tokens = int(computed)  # filler included
+        self.stop = stops > 0
+
+
 class MetricsLog:
-    """One phase's metrics.jsonl and its console lines, with the time left."""
+    """One phase's metrics.jsonl and its console lines, with the time left. Ranks other than 0 write nothing."""
 
-    def __init__(self, folder: Path, phase: int, steps: int, first_step: int, dashboard: Dashboard) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / "metrics.jsonl").open("a")
-        self._phase, self._steps, self._first = phase, steps, first_step
-        self._dashboard = dashboard
-        self._started_s = time.monotonic()
-        self._last_line_s = -CONSOLE_EVERY_S
+    def __init__(
+        self, folder: RunFolder, s: Settings, progress: Progress, names: Sequence[str], dashboard: Dashboard | None
+    ) -> None:
+        self._run, self._phase = s.run, progress.phase
+        self._steps, self._first = s.phase(progress.phase).steps, progress.step
+        self._names, self._dashboard = names, dashboard
+        self._started_s, self._last_line_s = time.monotonic(), -CONSOLE_EVERY_S
+        self._folder, self._pending = folder, {"sequences": 0, "tokens": 0, "computed": 0, "seconds": 0.0}
+        if dashboard is not None:
+            path = folder.phase(progress.phase) / "metrics.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a")
 
-    def write(self, step: int, numbers: dict[str, Any]) -> None:
-        """A line for `step` steps done."""
-        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
-        self._file.flush()
-        self._dashboard.log(self._phase, {"step": step, **numbers})
-        now_s = time.monotonic()
-        if now_s - self._last_line_s >= CONSOLE_EVERY_S or step == self._steps:
-            self._last_line_s = now_s
-            left_s = (now_s - self._started_s) / max(1, step - self._first) * (self._steps - step)
-            log.info(
-                "phase %d  step %d/%d  loss %.3f  mlm %.3f  acc %.3f  lr %.2e  %.0f tokens/s  %s left",
-                self._phase, step, self._steps, numbers["loss"], numbers["mlm_loss"], numbers["mlm_accuracy"],
-                numbers["learning_rate"], numbers["tokens"] / numbers["seconds"], duration(left_s),
-            )  # fmt: skip
+    def step(
+        self, progress: Progress, counts: Denominators, totals: StepTotals, optimizer: Lamb, seconds: float,
+        heldout: dict[str, float],
+    ) -> None:  # fmt: skip
+        """Takes a finished step and writes its line, if due. Too many steps without a gradient end the run."""
+        if progress.skipped_in_row:
+            self._skipped(progress, optimizer)
+        pending = self._pending
+        pending["sequences"] += counts.sequences
+        pending["tokens"] += counts.tokens
+        pending["computed"] += totals.computed_tokens
+        pending["seconds"] += seconds
+        if self._dashboard is None or not (self._due(progress.step, self._run.log_every) or heldout):
+            return
+        mlm, nsp = totals.mlm / counts.masked, totals.nsp / counts.sequences
+        line: dict[str, Any] = {
+            "step": progress.step,
+            "loss": mlm + nsp,
+            "mlm_loss": mlm,
+            "nsp_loss": nsp,
+            "mlm_accuracy": totals.mlm_correct / counts.masked,
+            "nsp_accuracy": totals.nsp_correct / counts.sequences,
+            "learning_rate": optimizer.param_groups[0]["lr"],
+            "grad_norm": float(optimizer.grad_norm),  # type: ignore[arg-type]
+            "skipped": progress.skipped,
+            "sequences": pending["sequences"],  # these four since the line before
+            "tokens": pending["tokens"],
+            "padding": 1 - pending["tokens"] / pending["computed"],
+            "seconds": round(pending["seconds"], 4),
+        }
+        self._pending = dict.fromkeys(pending, 0)
+        if self._due(progress.step, self._run.trust_ratios_every):
+            ratios = torch.stack(list(optimizer.trust_ratios.values())).tolist()
+            line["trust_ratios"] = dict(zip(self._names, (round(r, 6) for r in ratios), strict=True))
+        self._write(line | heldout)
 
     def close(self) -> None:
-        self._file.close()
+        if self._dashboard is not None:
+            self._file.close()
+
+    def _due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self._steps
+
+    def _write(self, line: dict[str, Any]) -> None:
+        assert self._dashboard is not None
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        self._file.write(json.dumps(finite) + "\n")
+        self._file.flush()
+        self._dashboard.log(self._phase, finite)
+        now_s, step = time.monotonic(), line["step"]
+        if now_s - self._last_line_s < CONSOLE_EVERY_S and step != self._steps and "heldout_mlm_loss" not in line:
+            return
+        self._last_line_s = now_s
+        left_s = (now_s - self._started_s) / max(1, step - self._first) * (self._steps - step)
+        heldout = "held-out mlm {heldout_mlm_loss:.3f} acc {heldout_mlm_accuracy:.3f}  " if "heldout_mlm_loss" in line else ""
+        log.info(
+            "phase %d  step %d/%d  loss %.3f  mlm %.3f  acc %.3f  %slr %.2e  %.0f tokens/s  %s left",
+            self._phase, step, self._steps, line["loss"], line["mlm_loss"], line["mlm_accuracy"],
+            heldout.format(**line), line["learning_rate"], line["tokens"] / line["seconds"], duration(left_s),
+        )  # fmt: skip
+
+    def _skipped(self, progress: Progress, optimizer: Lamb) -> None:
+        """Tells of a step without a finite gradient; too many in a row end the run."""
+        about = f"phase {progress.phase}, step {progress.step}: the gradient's norm is {float(optimizer.grad_norm)}"  # type: ignore[arg-type]
+        if self._dashboard is not None:
+            self._folder.event("skipped", phase=progress.phase, step=progress.step, in_row=progress.skipped_in_row)
+            log.warning("%s; the step is not applied (%d in a row)", about, progress.skipped_in_row)
+        if progress.skipped_in_row >= self._run.max_skipped_in_row:
+            raise TrainingStoppedError(
+                f"{about}, and so were {progress.skipped_in_row} steps in a row (run.max_skipped_in_row): the run has "
+                f"diverged. The last checkpoint stands; lower phase{progress.phase}.peak_lr or raise its warmup_steps"
+            )
+
+
+def last_line(path: Path, step: int) -> dict[str, Any]:
+    """The line of `step` that counts: the last one, since a resumed run may write it again."""
+    lines = (json.loads(line) for line in path.read_text().splitlines())
+    return [line for line in lines if line["step"] == step][-1]
 
 
 def duration(seconds: float) -> str:

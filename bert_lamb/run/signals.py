@@ -2,6 +2,8 @@
 
 import signal
 
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
+
 
 class StopRequest:
     """True once the process was asked to stop; a second signal ends it at once."""

@@ -19,6 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from bert_lamb.settings.checks import SettingsError, setting_problems
 from bert_lamb.settings.schema import Settings
 
+Check = Callable[[Settings], list[str]]
+
 EXIT_SETTINGS = 2  # the shell's usual code for wrong usage
 
 
@@ -33,13 +35,16 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="settings_schema", node=Settings)
 
 
-def to_settings(config: DictConfig) -> Settings:
-    """The composed config as plain dataclasses, checked; SettingsError with every problem at once."""
+def to_settings(config: DictConfig, check: Check | None = None) -> Settings:
+    """The composed config as plain dataclasses, checked; SettingsError with every problem at once.
+
+    check: further checks of a stage, run where the settings alone are sound enough to look at data and devices.
+    """
     unknown = _unknown_keys(config)
     if unknown:
         raise SettingsError([unknown_key_message(key) for key in unknown])
     settings: Settings = OmegaConf.to_object(config)  # type: ignore[assignment]
-    problems = setting_problems(settings)
+    problems = setting_problems(settings) + (check(settings) if check else [])
     if problems:
         raise SettingsError(problems)
     return settings
@@ -56,16 +61,19 @@ def settings_yaml(settings: Settings) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(settings))
 
 
-def command(stage: Callable[[Settings], None]) -> Callable[[], None]:
+def command(stage: Callable[[Settings], None] | None = None, *, check: Check | None = None) -> Callable:
     """Wraps `stage(settings)` as a Hydra command that ends with one clear message instead of a traceback.
 
-    Any exception class whose name ends in "Error" and that carries `for_people = True` is printed as its message.
+    Exceptions with an attribute `for_people = True` are printed as their message. `check` adds a stage's own checks;
+    its problems stand in one message with those of the settings.
     """
+    if stage is None:
+        return functools.partial(command, check=check)
 
     @functools.wraps(stage)
     def task(config: DictConfig) -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-        stage(to_settings(config))
+        stage(to_settings(config, check))
 
     def run() -> None:
         register_schema()

@@ -1,0 +1,206 @@
+"""Puts the parts of pretraining together on one rank: model, optimizer, data, restored state, results."""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
+
+import torch
+
+from bert_lamb.batch import LossSums, PackedBatch
+from bert_lamb.budget import micro_batch
+from bert_lamb.data.hashing import key
+from bert_lamb.data.instances import InstanceTables
+from bert_lamb.data.loader import PhaseData
+from bert_lamb.data.masking import MaskRule
+from bert_lamb.data.order import Order
+from bert_lamb.data.packing import SpecialIds
+from bert_lamb.data.vocabulary import VOCABULARY, continuation_pieces, read_vocabulary
+from bert_lamb.model import build_bert, pretraining_losses
+from bert_lamb.optim import PRESETS, Lamb, decay_groups
+from bert_lamb.parallel import Single
+from bert_lamb.run import (
+    Dashboard,
+    MetricsLog,
+    Progress,
+    RunFolder,
+    data_folder,
+    last_line,
+    list_checkpoints,
+    load_checkpoint,
+    machine_record,
+    restart_bias_correction,
+    save_checkpoint,
+)
+from bert_lamb.settings import OptimizerSettings, Settings
+
+log = logging.getLogger(__name__)
+
+DROPOUT = 3  # domain of the keys, beside order.ORDER and masking.MASKS
+PRECISIONS = {"bf16": torch.float32, "fp32": torch.float32, "fp64": torch.float64}  # of the weights
+
+
+class Assembly:
+    """What every step of a run uses, on one rank."""
+
+    def __init__(self, s: Settings, folder: RunFolder, strategy: Single) -> None:
+        self.settings, self.folder, self.strategy = s, folder, strategy
+        self.manifest = folder.manifest()
+        self.store = data_folder(s)
+        if s.hardware.deterministic:
+            make_deterministic()
+        tokenizer = self.manifest["tokenizer"]
+        special = tokenizer["special_ids"]
+        self.special = SpecialIds(special["[PAD]"], special["[CLS]"], special["[SEP]"], special["[MASK]"])
+        bert = build_bert(s.model, tokenizer["size"], self.special.pad, s.seed)
+        self.bert = bert.to(strategy.device, PRECISIONS[s.hardware.precision]).train()
+        self.parameters = list(self.bert.parameters())
+        self.optimizer = make_optimizer(self.bert, s.optimizer)
+        self.compiled = should_compile(s.hardware.compile, strategy.device)
+        self._losses: Callable[..., LossSums] = pretraining_losses
+        if self.compiled:
+            self._losses = torch.compile(pretraining_losses, dynamic=False)
+        self._dashboard: Dashboard | None = None
+        if strategy.rank == 0:
+            machine = machine_record(strategy.device, strategy.ranks) | {
+                "precision": s.hardware.precision, "compiled": self.compiled, "hardware": s.hardware.name,
+            }  # fmt: skip
+            folder.write_json("machine.json", machine)
+            self._dashboard = Dashboard(s.run.wandb, s.run.wandb_project, folder.path.name, folder.path, asdict(s))
+            log.info("  device: %s, %s, %s", machine["device"], s.hardware.precision, self._compile_words())
+
+    def losses(self, batch: PackedBatch, compiled: bool = True) -> LossSums:
+        """Summed losses of a micro-batch at the run's precision."""
+        bf16 = self.settings.hardware.precision == "bf16"
+        cast = torch.autocast(self.strategy.device.type, torch.bfloat16) if bf16 else nullcontext()
+        with cast:
+            return (self._losses if compiled else pretraining_losses)(self.bert, batch)
+
+    def data(self, number: int, split: str = "train") -> PhaseData:
+        """The batches of a phase for this rank."""
+        s, phase = self.settings, self.settings.phase(number)
+        tables = InstanceTables(self.store, self.manifest, split, phase.seq_len)
+        return PhaseData(
+            tables=tables,
+            order=Order(s.seed, number, tables.sizes, phase.global_batch),
+            rule=MaskRule(
+                s.seed, number, s.masking.share, self.special.mask, self.manifest["tokenizer"]["size"],
+                continuation_pieces(read_vocabulary(self.store / VOCABULARY)) if s.masking.whole_word else None,
+            ),
+            ids=self.special,
+            seq_len=phase.seq_len,
+            micro_batch=micro_batch(s, number),
+            rank=self.strategy.rank,
+            ranks=self.strategy.ranks,
+            static_shapes=self.compiled,
+            prefetch=s.hardware.prefetch,
+        )  # fmt: skip
+
+    def restore(self, number: int) -> Progress:
+        """Brings model and optimizer to where the phase begins or was cut. One path for both: from files."""
+        checkpoints = list_checkpoints(self._checkpoints(number))
+        if checkpoints:
+            progress = load_checkpoint(checkpoints[-1], self.bert, self.optimizer)
+            self._event("resume", phase=number, step=progress.step, ranks=self.strategy.ranks)
+            return progress
+        if number == 2:
+            moments = self.settings.handover.moments
+            result = self.folder.phase_result(1)
+            assert result is not None
+            self.optimizer.state.clear()
+            keeps = self.optimizer if moments != "fresh" else None
+            load_checkpoint(self.folder.phase(1) / result["checkpoint"], self.bert, keeps)
+            if moments == "keep_reset_step":
+                restart_bias_correction(self.optimizer)
+        self._event("start", phase=number, ranks=self.strategy.ranks)
+        return Progress(number)
+
+    def metrics(self, progress: Progress) -> MetricsLog:
+        """The phase's log, writing on rank 0 only."""
+        by_id = {id(p): name for name, p in self.bert.named_parameters()}
+        names = [by_id[id(p)] for group in self.optimizer.param_groups for p in group["params"]]
+        return MetricsLog(self.folder, self.settings, progress, names, self._dashboard)
+
+    def heldout_due(self, progress: Progress) -> bool:
+        """Every so many steps, and at the phase's end."""
+        every, last = self.settings.run.heldout_every, self.settings.phase(progress.phase).steps
+        return progress.step == last or bool(every and progress.step % every == 0)
+
+    def checkpoint_due(self, progress: Progress) -> bool:
+        """Every so many steps, and at the phase's end."""
+        every, last = self.settings.run.checkpoint_every, self.settings.phase(progress.phase).steps
+        return progress.step % every == 0 or progress.step == last
+
+    def save(self, progress: Progress) -> None:
+        """A checkpoint by rank 0; others wait, so that none runs ahead of what is safe."""
+        if self.strategy.rank == 0:
+            folder, keep = self._checkpoints(progress.phase), self.settings.run.keep_checkpoints
+            save_checkpoint(folder, self.bert, self.optimizer, progress, keep)
+        self.strategy.barrier()
+
+    def finish(self, progress: Progress) -> None:
+        """Writes the phase's result.json, last of all."""
+        if self.strategy.rank == 0:
+            line = last_line(self.folder.phase(progress.phase) / "metrics.jsonl", progress.step)
+            result = {
+                "checkpoint": f"checkpoints/step-{progress.step:06d}",
+                "steps": progress.step,
+                "skipped": progress.skipped,
+                **{k: line[k] for k in ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "heldout_mlm_loss",
+                                        "heldout_mlm_accuracy") if k in line},
+                "precision": self.settings.hardware.precision,
+            }  # fmt: skip
+            self.folder.finish_phase(progress.phase, result)
+        self.strategy.barrier()
+
+    def close(self) -> None:
+        if self._dashboard is not None:
+            self._dashboard.close()
+        self.strategy.close()
+
+    def _checkpoints(self, number: int):
+        return self.folder.phase(number) / "checkpoints"
+
+    def _event(self, kind: str, **details: object) -> None:
+        if self.strategy.rank == 0:
+            self.folder.event(kind, **details)
+
+    def _compile_words(self) -> str:
+        if self.compiled:
+            return "compiled step (the first steps take longer)"
+        wanted = self.settings.hardware.compile
+        return "eager step" + (": no C++ compiler found" if wanted == "auto" else "")
+
+
+def make_optimizer(bert: torch.nn.Module, o: OptimizerSettings) -> Lamb:
+    """The preset, with the settings' own values where they are given."""
+    values = dict(PRESETS[o.preset])
+    adapt = values.pop("adapt", True)
+    betas = values["betas"]
+    values["betas"] = (o.beta1 if o.beta1 is not None else betas[0], o.beta2 if o.beta2 is not None else betas[1])
+    for name in ("eps", "weight_decay", "bias_correction", "max_grad_norm"):
+        if getattr(o, name) is not None:
+            values[name] = getattr(o, name)
+    groups = decay_groups(bert.named_parameters(), values.pop("weight_decay"), adapt, o.no_decay, o.no_adapt)
+    return Lamb(groups, lr=0.0, **values)
+
+
+def should_compile(wanted: str, device: torch.device) -> bool:
+    """"auto": on a GPU always, on a CPU where a C++ compiler is at hand."""
+    if wanted != "auto":
+        return wanted == "on"
+    return device.type == "cuda" or any(shutil.which(c) for c in (os.environ.get("CXX") or "g++", "g++", "clang++"))
+
+
+def make_deterministic() -> None:
+    """Kernels that repeat to the bit, and no choice of kernel by timing."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"
+    torch.use_deterministic_algorithms(True)
+
+
+def seed_dropout(seed: int, phase: int, step: int, micro_batch: int, rank: int) -> None:
+    """Dropout is a function of its place, so that a resumed run draws what the uncut one drew."""
+    torch.manual_seed(int(key(DROPOUT, seed, phase, step, micro_batch, rank)) >> 1)

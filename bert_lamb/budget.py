@@ -1,0 +1,108 @@
+"""Every number that follows from the settings, the data and the devices: computed once, printed, never written back."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bert_lamb.model import training_flops
+from bert_lamb.optim import Schedule
+from bert_lamb.settings import Settings
+
+
+OPTIMIZER_WORDS = {"paper": "LAMB as in the paper", "google": "LAMB as the authors' code", "adamw": "AdamW"}
+
+
+@dataclass(frozen=True)
+class PhaseBudget:
+    """What one phase takes."""
+
+    seq_len: int
+    steps: int
+    global_batch: int  # sequences per step
+    micro_batch: int  # sequences per forward pass and device, at most
+    micro_batches: int  # per device and step
+    sequences: int
+    tokens: int  # padded, as papers count: sequences * seq_len
+    flops: float  # of these padded tokens
+    first_lr: float  # of the first steps, at the peak and of the last step
+    peak_lr: float
+    last_lr: float
+    passes: float | None  # times that the phase's data is read; None without prepared data
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run takes."""
+
+    devices: int
+    phases: tuple[PhaseBudget, PhaseBudget]
+    flops: float
+    hours: float  # at hardware.assumed_tflops per device
+    assumed_tflops: float
+
+    def record(self) -> dict[str, Any]:
+        """For plan.json."""
+        return asdict(self)
+
+
+def micro_batch(s: Settings, number: int) -> int:
+    """Sequences per forward pass and device, at most."""
+    return s.hardware.micro_batch_tokens // s.phase(number).seq_len
+
+
+def schedule(s: Settings, number: int) -> Schedule:
+    """The learning rate of a phase; with handover.schedule=continue both phases share phase 1's."""
+    continues = s.handover.schedule == "continue"
+    own = s.phase1 if continues else s.phase(number)
+    return Schedule(
+        peak_lr=own.peak_lr,  # type: ignore[arg-type]  # checks.py refuses null here
+        warmup_steps=own.warmup_steps,  # type: ignore[arg-type]
+        total_steps=s.phase1.steps + s.phase2.steps if continues else own.steps,
+        decay_power=own.decay_power,  # type: ignore[arg-type]
+        decay_origin=own.decay_origin,  # type: ignore[arg-type]
+        first_step=s.phase1.steps if continues and number == 2 else 0,
+    )
+
+
+def budget(s: Settings, devices: int, manifest: dict[str, Any] | None = None) -> Budget:
+    """The budget on so many devices; without a manifest the vocabulary is data.vocab_size."""
+    vocab_size = manifest["tokenizer"]["size"] if manifest else s.data.vocab_size
+    phases = (_phase(s, 1, devices, vocab_size, manifest), _phase(s, 2, devices, vocab_size, manifest))
+    flops = sum(p.flops for p in phases)
+    hours = flops / (s.hardware.assumed_tflops * 1e12 * devices) / 3600
+    return Budget(devices, phases, flops, hours, s.hardware.assumed_tflops)
+
+
+def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: dict[str, Any] | None) -> PhaseBudget:
+    phase, lr = s.phase(number), schedule(s, number)
+    micro = micro_batch(s, number)
+    micro_batches = -(-phase.global_batch // (devices * micro))
+    sequences = phase.steps * phase.global_batch
+    masked = max(1, round(s.masking.share * phase.seq_len))
+    rates = [lr(step) for step in range(phase.steps)]
+    passes = None
+    if manifest:
+        tables = manifest["instances"]["train"][str(phase.seq_len)]
+        passes = sequences * len(tables) / max(1, sum(t["instances"] for t in tables))
+    return PhaseBudget(
+        phase.seq_len, phase.steps, phase.global_batch, -(-phase.global_batch // (devices * micro_batches)),
+        micro_batches, sequences, sequences * phase.seq_len,
+        sequences * training_flops(s.model, vocab_size, phase.seq_len, masked), rates[0], max(rates), rates[-1], passes,
+    )  # fmt: skip
+
+
+def budget_text(s: Settings, b: Budget) -> str:
+    """The plan as people read it before they pay for it."""
+    lines = [f"{s.experiment}: BERT-{s.model.name}, {OPTIMIZER_WORDS[s.optimizer.preset]}, {b.devices} x {s.hardware.name}"]
+    for number, p in enumerate(b.phases, 1):
+        rate = f"lr 0 -> {p.peak_lr:.3g} -> {p.last_lr:.2g}" if p.first_lr == 0 else f"lr {p.first_lr:.3g} -> {p.last_lr:.2g}"
+        read = f", data read {p.passes:.1f} times" if p.passes is not None else ""
+        lines.append(
+            f"  phase {number}: {p.steps:,} steps x {p.global_batch:,} sequences x {p.seq_len} tokens "
+            f"= {p.tokens / 1e9:.3g} G tokens{read}; {p.flops:.2e} FLOPs; {rate}"
+        )
+        lines.append(
+            f"           batch: {b.devices} devices x {p.micro_batches} micro-batches x up to {p.micro_batch} sequences"
+        )
+    time = f"{b.hours:,.1f} hours" if b.hours >= 1 else f"{b.hours * 60:.0f} minutes"
+    lines.append(f"  {b.flops:.2e} FLOPs: about {time} at an assumed {b.assumed_tflops:g} TFLOP/s per device")
+    return "\n".join(lines)

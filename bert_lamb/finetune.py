@@ -1,0 +1,251 @@
+"""The fine-tuning stage: `python -m bert_lamb.finetune [overrides]`. SQuAD v1.1, one arm after the other.
+
+The arm `pretrained` starts from the run's final weights, `scratch` from random ones, all else equal: the difference
+of their F1s is what pretraining is worth. One process, one device. An arm with a result.json is done; one that was
+cut starts again.
+"""
+
+import json
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from tokenizers import Tokenizer
+from transformers import BertForQuestionAnswering
+
+from bert_lamb.data.vocabulary import VOCABULARY, load_tokenizer
+from bert_lamb.files import file_sha256, write_whole
+from bert_lamb.model import bert_config
+from bert_lamb.optim import Schedule
+from bert_lamb.parallel import inside_torchrun, use_cuda
+from bert_lamb.run import (
+    RunFolder,
+    TrainingStoppedError,
+    data_folder,
+    duration,
+    machine_record,
+    open_run,
+    verify_checkpoint,
+)
+from bert_lamb.settings import Settings, command, finetune_recipe, recipe_hash, settings_yaml
+from bert_lamb.tasks.squad_data import (
+    Question,
+    Windows,
+    cut_windows,
+    epoch_batches,
+    make_batch,
+    micro_batches,
+    read_squad,
+    subset,
+    trainable,
+)
+from bert_lamb.tasks.squad_metrics import score
+from bert_lamb.tasks.squad_model import (
+    autocast,
+    build_span_model,
+    load_encoder,
+    save_span_model,
+    span_logits,
+    span_loss,
+)
+from bert_lamb.tasks.squad_predict import predict
+
+log = logging.getLogger(__name__)
+
+MAX_GRAD_NORM = 1.0  # google-research/bert, optimization.py, clips before AdamW
+ADAM_EPS = 1e-6  # the same file
+NO_DECAY = ("bias", "LayerNorm")  # the same file
+CONSOLE_EVERY_S = 10.0
+
+
+@dataclass
+class Squad:
+    """What every arm shares: questions, and their windows."""
+
+    tokenizer: Tokenizer
+    train: list[Question]
+    unmatched: list[str]  # ids of training questions left out
+    train_windows: Windows
+    dev: list[Question]
+    dev_windows: Windows
+
+
+def check(s: Settings) -> list[str]:
+    """Problems that can be told before a file is read."""
+    problems = [
+        f"finetune.{name}={path}: no such file; name a SQuAD v1.1 JSON file (also .zst)"
+        for name, path in (("train_file", s.finetune.train_file), ("dev_file", s.finetune.dev_file))
+        if not Path(path).is_file()
+    ]
+    if inside_torchrun():
+        problems.append("fine-tuning is one process on one device: start it without torchrun")
+    return problems
+
+
+def finetune(s: Settings) -> None:
+    """Says what will run, and trains the arms that have no result yet."""
+    folder = open_run(s)
+    waiting = []
+    for arm in s.finetune.arms:
+        path = arm_folder(s, folder, arm)
+        if (path / "result.json").is_file():
+            log.info("squad %s is done already: %s", arm, path)
+        else:
+            waiting.append((arm, path))
+    if waiting:
+        squad = load_squad(s, folder)
+        for arm, path in waiting:
+            run_arm(s, folder, arm, path, squad)
+
+
+def arm_folder(s: Settings, folder: RunFolder, arm: str) -> Path:
+    """Named after what decides the result; question files count by their content, not by their path."""
+    about = finetune_recipe(s, file_sha256(folder.path / "data_manifest.json"), arm)
+    for name in ("train_file", "dev_file"):
+        about["finetune"][name] = file_sha256(Path(about["finetune"][name]))
+    return folder.path / "squad" / f"{arm}-{recipe_hash(about)}-seed{s.seed}"
+
+
+def load_squad(s: Settings, folder: RunFolder) -> Squad:
+    """Questions and windows, with the tokenizer of the run's own data."""
+    tokenizer = load_tokenizer(
+        data_folder(s), folder.manifest()
+    )  # refuses a vocabulary that pretraining did not see
+    train, unmatched = trainable(read_squad(Path(s.finetune.train_file)))
+    train, dev = subset(train, s.finetune.max_train_questions, s.seed), read_squad(Path(s.finetune.dev_file))
+    score(dev, {})  # refuses a file without gold answers before hours are spent
+    if unmatched:
+        ids = ", ".join(unmatched[:5]) + (" ..." if len(unmatched) > 5 else "")
+        log.warning(
+            "squad: %d questions left out, their answers do not match the text: %s", len(unmatched), ids
+        )
+    windows, dev_windows = cut_windows(train, tokenizer, s.finetune), cut_windows(dev, tokenizer, s.finetune)
+    log.info(
+        "squad: %d questions to learn from (%d windows), %d to answer (%d windows)",
+        len(train), len(windows), len(dev), len(dev_windows),
+    )  # fmt: skip
+    return Squad(tokenizer, train, unmatched, windows, dev, dev_windows)
+
+
+def run_arm(s: Settings, folder: RunFolder, arm: str, path: Path, squad: Squad) -> None:
+    """From first weights to result.json, which is written last."""
+    started_s = time.monotonic()
+    path.mkdir(parents=True, exist_ok=True)
+    write_whole(path / "settings.yaml", settings_yaml(s).encode())
+    device = torch.device("cuda" if use_cuda(s.hardware) else "cpu")
+    config = bert_config(s.model, squad.tokenizer.get_vocab_size(), squad.train_windows.pad_id)
+    model = build_span_model(config, s.finetune.dropout, s.seed)
+    source = folder.weights() if arm == "pretrained" else None
+    if source:
+        verify_checkpoint(source)
+        load_encoder(model, source / "model.safetensors")
+    model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides the method's own signature
+    if s.hardware.precision == "fp64":
+        model.double()
+
+    with (path / "metrics.jsonl").open("w") as metrics:
+        last = train_arm(model, squad.train_windows, s, arm, metrics)
+    model.eval()
+
+    def logits(batch):
+        with autocast(device, s.hardware.precision):
+            return span_logits(model, batch.to(device))
+
+    answers = predict(logits, squad.dev, squad.dev_windows, s.finetune, s.hardware.micro_batch_tokens)
+    scores = score(squad.dev, answers)
+    write_whole(path / "predictions.json", _json(answers))
+    save_span_model(model, path)
+    write_whole(path / VOCABULARY, (data_folder(s) / VOCABULARY).read_bytes())
+    write_whole(path / "machine.json", _json(machine_record(device, 1)))
+    result = {"arm": arm, **asdict(scores), **last, "seconds": time.monotonic() - started_s} | {
+        "train_questions": len(squad.train),
+        "train_windows": len(squad.train_windows),
+        "unmatched": squad.unmatched,
+        "weights": str(source.relative_to(folder.path)) if source else None,
+        "precision": s.hardware.precision,
+        "dev_sha256": file_sha256(Path(s.finetune.dev_file)),
+    }
+    write_whole(path / "result.json", _json(result))
+    log.info(
+        "squad %s: F1 %.2f  EM %.2f  on %d questions; %s", arm, scores.f1, scores.em, scores.questions, path
+    )
+
+
+def train_arm(
+    model: BertForQuestionAnswering, windows: Windows, s: Settings, arm: str, metrics: TextIO
+) -> dict[str, Any]:
+    """All epochs. Returns the steps done, the skipped ones, and the mean loss of the last tenth."""
+    f, device, started_s, told_s = s.finetune, model.device, time.monotonic(), 0.0
+    total = f.epochs * math.ceil(len(windows) / f.batch)
+    schedule = Schedule(f.lr, round(f.warmup_share * total), total)
+    optimizer = torch.optim.AdamW(decay_groups(model, f.weight_decay), lr=f.lr, eps=ADAM_EPS)
+    log.info("squad %s: %d epochs, %d steps of %d windows on %s", arm, f.epochs, total, f.batch, device)
+    torch.manual_seed(s.seed)  # dropout; every arm and every start draws the same
+    model.train()
+    step = skipped = skipped_in_row = 0
+    losses = []
+
+    for epoch in range(f.epochs):
+        for rows in epoch_batches(windows.lengths, f.batch, s.seed, epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = schedule(step)
+            loss = torch.zeros((), device=device)
+            for part in micro_batches(windows.lengths, rows, s.hardware.micro_batch_tokens):
+                batch = make_batch(windows, part).to(device)
+                with autocast(device, s.hardware.precision):
+                    start, end = span_logits(model, batch)
+                part_loss = span_loss(start, end, batch.answer) / len(rows)
+                part_loss.backward()
+                loss += part_loss.detach()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+            if torch.isfinite(norm):
+                optimizer.step()
+            skipped_in_row = 0 if torch.isfinite(norm) else skipped_in_row + 1
+            skipped += skipped_in_row > 0
+            optimizer.zero_grad()
+            step += 1
+            losses.append(loss.item())
+
+            if step % s.run.log_every == 0 or step == total:
+                line = {"step": step, "epoch": epoch, "loss": losses[-1], "learning_rate": schedule(step - 1)}
+                line |= {
+                    "grad_norm": norm.item(),
+                    "skipped": skipped,
+                    "seconds": time.monotonic() - started_s,
+                }
+                metrics.write(json.dumps(line) + "\n")
+            if (now_s := time.monotonic() - started_s) - told_s >= CONSOLE_EVERY_S or step == total:
+                told_s, left = now_s, duration(now_s / step * (total - step))
+                log.info(
+                    "squad %s  step %d/%d  loss %.3f  lr %.2e  %.1f windows/s  %s left",
+                    arm, step, total, losses[-1], schedule(step - 1), step * f.batch / now_s, left,
+                )  # fmt: skip
+            if skipped_in_row >= s.run.max_skipped_in_row:
+                raise TrainingStoppedError(
+                    f"squad {arm}, step {step}: {skipped_in_row} steps in a row without a finite gradient "
+                    f"(run.max_skipped_in_row); lower finetune.lr={f.lr}, or set hardware.precision=fp32"
+                )
+    tail = losses[-max(1, total // 10) :]
+    return {"steps": total, "skipped": skipped, "loss": sum(tail) / len(tail)}
+
+
+def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's groups: biases and LayerNorm do not decay."""
+    named = list(model.named_parameters())
+    plain = [p for name, p in named if any(part in name for part in NO_DECAY)]
+    decayed = [p for name, p in named if not any(part in name for part in NO_DECAY)]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+main = command(finetune, check=check)
+
+if __name__ == "__main__":
+    main()

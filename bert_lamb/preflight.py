@@ -1,0 +1,106 @@
+"""Checks before the first step: data, devices, memory and disk. Every problem at once, with its way out (law 8)."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from bert_lamb.budget import micro_batch
+from bert_lamb.data.manifest import read_manifest, verify_store
+from bert_lamb.data.store import StoreError
+from bert_lamb.parallel import device_count, use_cuda
+from bert_lamb.run import data_folder
+from bert_lamb.settings import Settings
+
+BYTES_PER_PARAMETER = 16  # weight, gradient and two moments, fp32
+
+
+def preflight_problems(s: Settings) -> list[str]:
+    """What would stop this run later, besides the settings themselves."""
+    problems = [*_devices(s), *_split(s)]
+    if s.model.init_from is not None and not Path(s.model.init_from).is_dir():
+        problems.append(f"model.init_from={s.model.init_from}: no such folder")
+    folder = data_folder(s)
+    try:
+        manifest = read_manifest(folder)
+    except StoreError as error:
+        return [*problems, str(error)]
+    problems += _data(s, manifest) or verify_store(folder, manifest)
+    return problems + _room(s, manifest)
+
+
+def parameter_count(s: Settings, vocab_size: int) -> int:
+    """Parameters of BertForPreTraining."""
+    m = s.model
+    h, f = m.hidden, m.intermediate
+    layer = 4 * (h * h + h) + 2 * h * f + f + h + 4 * h
+    embeddings = (vocab_size + m.max_positions + 2) * h + 2 * h
+    heads = (h * h + h) + (h * h + h + 2 * h + vocab_size) + 2 * h + 2
+    return m.layers * layer + embeddings + heads
+
+
+def _devices(s: Settings) -> list[str]:
+    if not use_cuda(s.hardware):
+        return []
+    there, asked = torch.cuda.device_count(), device_count(s.hardware)
+    if there == 0:
+        return ["hardware.device=cuda: torch sees no GPU here; hardware.device=cpu runs without one"]
+    return [f"hardware.devices={asked}: this machine has {there} GPUs"] if asked > there else []
+
+
+def _split(s: Settings) -> list[str]:
+    problems = []
+    for number in (1, 2):
+        batch, devices, micro = s.phase(number).global_batch, device_count(s.hardware), micro_batch(s, number)
+        if micro and devices <= batch < devices * -(-batch // (devices * micro)):
+            problems.append(
+                f"phase{number}.global_batch={batch} cannot be cut into equally many micro-batches of at most {micro} "
+                f"sequences on {devices} devices: raise hardware.micro_batch_tokens, or choose a multiple of {devices}"
+            )
+    return problems
+
+
+def _data(s: Settings, manifest: dict[str, Any]) -> list[str]:
+    problems = []
+    if manifest["tokenizer"]["lower_case"] != s.data.lower_case:
+        problems.append(
+            f"data.lower_case={s.data.lower_case}, but the data in {data_folder(s)} was prepared with "
+            f"{manifest['tokenizer']['lower_case']}: prepare under another data.name"
+        )
+    for number in (1, 2):
+        seq_len = s.phase(number).seq_len
+        tables = manifest["instances"]["train"].get(str(seq_len))
+        if tables is None:
+            have = ", ".join(manifest["instances"]["train"])
+            problems.append(
+                f"phase{number}.seq_len={seq_len}: the data in {data_folder(s)} has instances of {have} tokens only; "
+                "prepare with that length in data.seq_lens"
+            )
+        elif any(t["instances"] == 0 for t in tables):
+            problems.append(f"{data_folder(s)} holds no instances of {seq_len} tokens: give it more text")
+    return problems
+
+
+def _room(s: Settings, manifest: dict[str, Any]) -> list[str]:
+    problems = []
+    size = parameter_count(s, manifest["tokenizer"]["size"])
+    if use_cuda(s.hardware) and torch.cuda.device_count():
+        memory, where = torch.cuda.get_device_properties(0).total_memory, "the GPU"
+    else:
+        memory, where = psutil.virtual_memory().total // device_count(s.hardware), "each process"
+    if size * BYTES_PER_PARAMETER > memory:
+        problems.append(
+            f"model={s.model.name} needs {size * BYTES_PER_PARAMETER / 2**30:.1f} GiB for weights, gradients and "
+            f"moments alone; {where} has {memory / 2**30:.1f} GiB: choose a smaller model"
+        )
+    root = Path(s.run.root)
+    existing = next(p for p in (root.absolute(), *root.absolute().parents) if p.exists())
+    needed, free = 12 * size * 2 * (s.run.keep_checkpoints + 1), shutil.disk_usage(existing).free
+    if needed > free:
+        problems.append(
+            f"run.root={root} has {free / 2**30:.1f} GiB free, checkpoints need {needed / 2**30:.1f}: "
+            "lower run.keep_checkpoints or choose another disk"
+        )
+    return problems

@@ -1,0 +1,87 @@
+"""The pretraining stage: `python -m bert_lamb.pretrain [overrides]`. Both phases, nothing manual between.
+
+`main` composes the settings once, opens the run folder and starts one process a device. Every process runs `pretrain`,
+which reads that folder and composes nothing.
+"""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+from bert_lamb.assembly import Assembly, seed_dropout
+from bert_lamb.budget import budget, budget_text, schedule
+from bert_lamb.heldout import heldout_numbers
+from bert_lamb.optim import set_lr
+from bert_lamb.parallel import device_count, inside_torchrun, open_strategy, start_ranks
+from bert_lamb.preflight import preflight_problems
+from bert_lamb.run import EXIT_STOPPED, RunFolder, StepTotals, StopRequest, open_run
+from bert_lamb.settings import Settings, command
+
+log = logging.getLogger(__name__)
+
+
+@command(check=preflight_problems)
+def main(s: Settings) -> None:
+    """Plans, opens the run folder and runs `pretrain` on every device."""
+    folder, devices = open_run(s), device_count(s.hardware)
+    if folder.phase_result(2):
+        log.info("pretraining is done already: %s", folder.path)
+        return
+    plan = budget(s, devices, folder.manifest())
+    log.info("%s\n  run folder: %s", budget_text(s, plan), folder.path)
+    folder.write_json("plan.json", plan.record())
+    if devices == 1:
+        pretrain(folder)
+    else:
+        code = start_ranks("bert_lamb.pretrain", folder.path, devices)
+        if code:
+            sys.exit(code)
+    if not folder.phase_result(2):
+        log.info("stopped as asked; the same command goes on from the last checkpoint")
+        sys.exit(EXIT_STOPPED)
+
+
+def pretrain(folder: RunFolder) -> None:
+    """Every rank's program: both phases, step by step, from settings.yaml to result.json."""
+    s = folder.settings()
+    strategy, stop = open_strategy(s.hardware), StopRequest()
+    run = Assembly(s, folder, strategy)
+    for number in (1, 2):
+        if folder.phase_result(number):
+            continue
+        phase, learning_rate = s.phase(number), schedule(s, number)
+        progress = run.restore(number)
+        data, metrics = run.data(number), run.metrics(progress)
+        for step in data.steps(progress.step, phase.steps, progress.data_offset):
+            started_s, totals = time.perf_counter(), StepTotals()
+            for index, batch in enumerate(step.batches):
+                seed_dropout(s.seed, number, step.number, index, strategy.rank)
+                losses = run.losses(batch.to(strategy.device))
+                (losses.mlm / step.denominators.masked + losses.nsp / step.denominators.sequences).backward()
+                totals.add(losses, batch)
+            strategy.reduce_gradients(run.parameters)
+            set_lr(run.optimizer, learning_rate(step.number))
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+
+            progress.finish_step(applied=bool(run.optimizer.step_was_finite))
+            totals.reduce(strategy, stop)
+            seconds = time.perf_counter() - started_s
+            heldout = heldout_numbers(run, number) if run.heldout_due(progress) else {}
+            metrics.step(progress, step.denominators, totals, run.optimizer, seconds, heldout)
+            if run.checkpoint_due(progress) or totals.stop:
+                run.save(progress)
+            if totals.stop:
+                return run.close()
+        metrics.close()
+        run.finish(progress)
+    run.close()
+
+
+if __name__ == "__main__":
+    if inside_torchrun():
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        pretrain(RunFolder(Path(sys.argv[1])))
+    else:
+        main()

@@ -1,0 +1,107 @@
+"""What several tests share: a small token store made without data_prep, and settings composed as commands do."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+
+from bert_lamb.data.manifest import write_manifest
+from bert_lamb.data.store import (
+    FORMAT_VERSION,
+    Documents,
+    Spans,
+    documents_name,
+    file_sha256,
+    spans_name,
+    write_documents,
+    write_spans,
+)
+from bert_lamb.settings import Settings, conf_dir, register_schema, to_settings
+
+SPECIAL_IDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
+
+
+def make_store(
+    folder: Path, *, seq_lens: tuple[int, ...] = (32, 64), passes: int = 2, shards: int = 2, instances: int = 40,
+    vocab_size: int = 120, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """Documents of random ids and instances of random spans: right in form, meaningless in content."""
+    rng = np.random.default_rng(seed)
+    vocabulary = [*SPECIAL_IDS, *(f"##p{i}" if i % 3 == 0 else f"w{i}" for i in range(5, vocab_size))]
+    folder.mkdir(parents=True)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    files, tables = {}, {"train": {}, "heldout": {}}
+    for split, split_passes, split_shards in (("train", passes, shards), ("heldout", 1, 1)):
+        (folder / split).mkdir()
+        for shard in range(split_shards):
+            lengths = rng.integers(100, 300, 6)
+            starts = np.concatenate([[0], np.cumsum(lengths)])
+            documents = Documents(
+                [f"made:{shard}-{d}" for d in range(6)], rng.integers(5, vocab_size, starts[-1]).astype(np.uint16),
+                starts, lengths.astype(np.uint32), np.arange(7),
+            )  # fmt: skip
+            path = folder / split / documents_name(shard)
+            write_documents(path, documents)
+            files[f"{split}/{path.name}"] = {"sha256": file_sha256(path), "rows": 6, "tokens": int(starts[-1])}
+            for seq_len in seq_lens:
+                for pass_ in range(split_passes):
+                    count = instances + shard + pass_
+                    a = rng.integers(1, (seq_len - 3) // 2 + 1, count)
+                    b = rng.integers(1, (seq_len - 3) // 2 + 1, count)
+                    full = rng.random(count) < 0.6
+                    a[full], b[full] = (seq_len - 3) // 2, (seq_len - 3) - (seq_len - 3) // 2
+                    spans = Spans(
+                        rng.integers(0, starts[-1] - seq_len, count), a, rng.integers(0, starts[-1] - seq_len, count),
+                        b, rng.integers(0, 2, count),
+                    )  # fmt: skip
+                    path = folder / split / spans_name(seq_len, pass_, shard)
+                    write_spans(path, spans)
+                    files[f"{split}/{path.name}"] = {"sha256": file_sha256(path), "rows": count, "tokens": 0}
+                    about = tables[split].setdefault(str(seq_len), [])
+                    if len(about) <= pass_:
+                        about.append({"pass": pass_, "instances": 0, "tokens": 0, "random_next": 0})
+                    about[pass_]["instances"] += count
+                    about[pass_]["tokens"] += int((a + b + 3).sum())
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "settings": {},
+        "sources": [],
+        "tokenizer": {
+            "sha256": hashlib.sha256((folder / "vocab.txt").read_bytes()).hexdigest(), "lower_case": True,
+            "size": vocab_size, "trained": True, "special_ids": SPECIAL_IDS,
+        },
+        "counts": {"documents": 6 * shards, "tokens": sum(f["tokens"] for f in files.values())},
+        "rejects": {},
+        "unigram_entropy_nats": float(np.log(vocab_size - 5)),
+        "files": files,
+        "instances": tables,
+        "notes": [],
+    }  # fmt: skip
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def composed(*overrides: str) -> Settings:
+    """Settings as a command would compose them."""
+    register_schema()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return to_settings(compose("config", list(overrides)))
+
+
+def tiny(folder: Path, *overrides: str) -> Settings:
+    """A run of seconds over the store `folder/data/made`, results under `folder/runs`; W&B off."""
+    return composed(
+        f"data.root={folder / 'data'}", "data.name=made", "data.seq_lens=[32,64]", f"run.root={folder / 'runs'}",
+        "run.wandb=disabled", "hardware=cpu", "hardware.devices=1", "hardware.micro_batch_tokens=256",
+        "model.layers=2", "model.hidden=32", "model.heads=2", "model.intermediate=64", "model.max_positions=64",
+        "finetune.max_length=64", "finetune.max_query=16", "finetune.stride=16",
+        "phase1.seq_len=32", "phase1.global_batch=24", "phase1.steps=6", "phase1.warmup_steps=2",
+        "phase2.seq_len=64", "phase2.global_batch=12", "phase2.steps=4", "phase2.warmup_steps=1",
+        "run.heldout_sequences=16", "run.checkpoint_every=3", "run.trust_ratios_every=2", *overrides,
+    )  # fmt: skip
+
+
+__all__ = ["SPECIAL_IDS", "composed", "make_store", "replace", "tiny"]
