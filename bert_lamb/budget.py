@@ -92,7 +92,7 @@ def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: di
 
 def budget_text(s: Settings, b: Budget) -> str:
     """The plan as people read it before they pay for it."""
-    lines = [f"{s.experiment}: BERT-{s.model.name}, {OPTIMIZER_WORDS[s.optimizer.preset]}, {b.devices} x {s.hardware.name}"]
+    lines = [f"{s.experiment}: BERT-{s.model.name}, {OPTIMIZER_WORDS[s.optimizer.preset]}, {b.devices} device{"s" if b.devices > 1 else ""} (hardware={s.hardware.name})"]
     for number, p in enumerate(b.phases, 1):
         rate = f"lr 0 -> {p.peak_lr:.3g} -> {p.last_lr:.2g}" if p.first_lr == 0 else f"lr {p.first_lr:.3g} -> {p.last_lr:.2g}"
         read = f", data read {p.passes:.1f} times" if p.passes is not None else ""

@@ -1,6 +1,6 @@
 from bert_lamb.settings.checks import SettingsError, setting_problems
 from bert_lamb.settings.command import command, conf_dir, read_settings, register_schema, settings_yaml, to_settings
-from bert_lamb.settings.recipe import difference, finetune_recipe, recipe, recipe_hash
+from bert_lamb.settings.recipe import RECIPE_PARTS, as_dict, difference, finetune_recipe, recipe, recipe_hash
 from bert_lamb.settings.schema import (
     DataSettings,
     FinetuneSettings,
@@ -15,6 +15,7 @@ from bert_lamb.settings.schema import (
 )
 
 __all__ = [
+    "RECIPE_PARTS",
     "DataSettings",
     "FinetuneSettings",
     "HandoverSettings",
@@ -26,6 +27,7 @@ __all__ = [
     "RunSettings",
     "Settings",
     "SettingsError",
+    "as_dict",
     "command",
     "conf_dir",
     "difference",

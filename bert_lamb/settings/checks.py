@@ -104,8 +104,6 @@ def _model(s: Settings) -> Iterator[str]:
 
 
 def _data(s: Settings) -> Iterator[str]:
-    if s.data.source == "text" and not s.data.paths:
-        yield "data.paths is empty: name files or folders, e.g. data.paths=[/data/wiki,/data/books]"
     for number in (1, 2):
         if s.phase(number).seq_len not in s.data.seq_lens:
             yield (

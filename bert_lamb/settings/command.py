@@ -61,19 +61,26 @@ def settings_yaml(settings: Settings) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(settings))
 
 
-def command(stage: Callable[[Settings], None] | None = None, *, check: Check | None = None) -> Callable:
+def command(
+    stage: Callable[[Settings], None] | None = None, *, check: Check | None = None, checked: bool = True
+) -> Callable:
     """Wraps `stage(settings)` as a Hydra command that ends with one clear message instead of a traceback.
 
     Exceptions with an attribute `for_people = True` are printed as their message. `check` adds a stage's own checks;
-    its problems stand in one message with those of the settings.
+    its problems stand in one message with those of the settings. checked=False leaves all checks to others.
     """
     if stage is None:
-        return functools.partial(command, check=check)
+        return functools.partial(command, check=check, checked=checked)
 
     @functools.wraps(stage)
     def task(config: DictConfig) -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-        stage(to_settings(config, check))
+        try:
+            stage(to_settings(config, check) if checked else OmegaConf.to_object(config))  # type: ignore[arg-type]
+        except Exception as error:
+            if not getattr(error, "for_people", False):
+                raise
+            sys.exit(_fail(str(error)))  # here, since Hydra would print a line of its own first
 
     def run() -> None:
         register_schema()
@@ -82,10 +89,6 @@ def command(stage: Callable[[Settings], None] | None = None, *, check: Check | N
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
         except (HydraException, OmegaConfBaseException) as error:
             sys.exit(_fail(compose_message(error)))
-        except Exception as error:
-            if not getattr(error, "for_people", False):
-                raise
-            sys.exit(_fail(str(error)))
 
     return run
 

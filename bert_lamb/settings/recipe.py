@@ -10,6 +10,11 @@ from bert_lamb.settings.schema import Settings
 RECIPE_PARTS = ("seed", "model", "masking", "optimizer", "phase1", "phase2", "handover")
 
 
+def as_dict(s: Settings) -> dict[str, Any]:
+    """The settings as plain nested dictionaries."""
+    return asdict(s)
+
+
 def recipe(s: Settings, data_digest: str) -> dict[str, Any]:
     """Everything that moves the pretrained weights: settings and the SHA-256 of the data's manifest."""
     whole = asdict(s)

@@ -1,0 +1,64 @@
+# bert_lamb: `make` lists what there is. The chain from raw text to F1 is the recipe of `pretrain`, in reading order.
+
+EXPERIMENT ?= sample##   what to run: a file of conf/experiment
+RUN ?=##                 name of the run folder (default: experiment and recipe hash)
+DEVICES ?=##             processes, one a device (default: all local GPUs, or one on a CPU)
+ARGS ?=##                any further settings, e.g. ARGS='phase1.peak_lr=0.008 seed=1'
+PYTHON ?= python3##      interpreter (3.11 or newer) for the environment in .venv
+PIP_ARGS ?=##            extra arguments for pip, e.g. an index of CPU builds (docs/training.md)
+
+VENV := .venv
+PY := $(VENV)/bin/python
+SETTINGS = experiment=$(EXPERIMENT) $(if $(RUN),run.name=$(RUN)) $(if $(DEVICES),hardware.devices=$(DEVICES)) $(ARGS)
+STAGE = @$(PY) -m
+
+.DEFAULT_GOAL := help
+.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect test check golden
+
+help: ## this list
+	@echo "targets:"; awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "variables:"; awk -F ' *\\?= *|## *' '/^[A-Z_]+ \?=/{printf "  %-10s %s\n", $$1, $$3}' $(MAKEFILE_LIST)
+
+install: $(VENV)/installed ## environment in .venv with everything pinned
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[all,dev]'
+	@touch $@
+
+pretrain: install ## raw text to F1: prepare, pretrain (two phases), fine-tune, report
+	@echo "raw text -> shards -> phase 1 -> phase 2 -> SQuAD -> report; experiment=$(EXPERIMENT)."
+	@echo "'make plan' shows the recipe; change it with EXPERIMENT=..., ARGS='key=value ...'."
+	$(STAGE) data_prep.prepare $(SETTINGS)
+	$(STAGE) bert_lamb.pretrain $(SETTINGS)
+	$(STAGE) bert_lamb.finetune $(SETTINGS)
+	$(STAGE) bert_lamb.report $(SETTINGS)
+
+prepare: install ## raw text to a token store
+	$(STAGE) data_prep.prepare $(SETTINGS)
+
+finetune: install ## SQuAD fine-tuning and F1 of a pretrained run
+	$(STAGE) bert_lamb.finetune $(SETTINGS)
+
+evaluate: install ## score a run's predictions again
+	$(STAGE) bert_lamb.evaluate $(SETTINGS)
+
+report: install ## tables and figures of a run
+	$(STAGE) bert_lamb.report $(SETTINGS)
+
+sweep: install ## a run for each combination: ARGS='optimizer=lamb,adamw seed=0,1'
+	$(STAGE) bert_lamb.sweep $(SETTINGS)
+
+plan: install ## steps, tokens, FLOPs and hours of a recipe, each setting with its source
+	$(STAGE) bert_lamb.plan $(SETTINGS)
+
+inspect: install ## a prepared sequence decoded, its mask, a step's batch
+	$(STAGE) data_prep.inspect $(SETTINGS)
+
+check: install ## lint, format and types
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+test: check ## all tests that need neither root nor GPU
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2

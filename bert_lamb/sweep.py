@@ -1,0 +1,68 @@
+"""Sweeps: `python -m bert_lamb.sweep optimizer=lamb,adamw seed=0,1`. One run folder a trial, the data shared.
+
+A trial is the chain of stage commands with the trial's own overrides, each in its own process, so that it may own
+several ranks and so that one that fails does not end the others. Run again, finished stages are skipped.
+"""
+
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+
+from bert_lamb.files import write_whole
+from bert_lamb.run import locate_run
+from bert_lamb.settings import Settings, command
+from bert_lamb.summary import summary
+
+log = logging.getLogger(__name__)
+
+STAGES = ("data_prep.prepare", "bert_lamb.pretrain", "bert_lamb.finetune", "bert_lamb.report")
+
+
+@command(checked=False)  # each stage checks; a trial that cannot run is told of and does not end the others
+def trial(s: Settings) -> None:
+    """One trial: its stages in order, then a line for the summary."""
+    hydra = HydraConfig.get()
+    overrides, number = list(hydra.overrides.task), int(hydra.job.num)
+    log.info("trial %d: %s", number, " ".join(overrides))
+    failed = next((stage for stage in STAGES if _run(stage, overrides)), None)
+    if failed:
+        log.error("trial %d: %s failed; the others go on", number, failed)
+    folder = None if failed == STAGES[0] else str(locate_run(s).path)
+    record = {"overrides": overrides, "folder": folder, "failed": failed}
+    folder_of_sweep = Path(hydra.sweep.dir)
+    folder_of_sweep.mkdir(parents=True, exist_ok=True)
+    write_whole(folder_of_sweep / f"trial-{number:03d}.json", (json.dumps(record, indent=1) + "\n").encode())
+
+
+def main() -> None:
+    """All trials by Hydra's launcher, then one table over them."""
+    overrides = [a for a in sys.argv[1:] if a not in ("-m", "--multirun")]
+    if not any(a.startswith("hydra.sweep.dir=") for a in overrides):
+        name = hashlib.sha256(json.dumps(sorted(overrides)).encode()).hexdigest()[:10]
+        overrides.append(f"hydra.sweep.dir=runs/sweeps/{name}")
+    folder = Path(next(a for a in overrides if a.startswith("hydra.sweep.dir=")).partition("=")[2])
+    for old in folder.glob("trial-*.json"):
+        old.unlink()
+    sys.argv = [sys.argv[0], "--multirun", *overrides]
+    trial()
+    trials = [json.loads(path.read_text()) for path in sorted(folder.glob("trial-*.json"))]
+    if not trials:  # --cfg, --help
+        return
+    table = summary([Path(t["folder"]) for t in trials if t["folder"]])
+    failures = "".join(f"\nfailed in {t['failed']}: {' '.join(t['overrides'])}" for t in trials if t["failed"])
+    write_whole(folder / "summary.md", (table + failures + "\n").encode())
+    print(f"{table}{failures}\n\n{folder / 'summary.md'}")
+    sys.exit(1 if failures else 0)
+
+
+def _run(stage: str, overrides: list[str]) -> int:
+    return subprocess.run([sys.executable, "-m", stage, *overrides], check=False).returncode
+
+
+if __name__ == "__main__":
+    main()
