@@ -1,0 +1,124 @@
+"""What stands at the end of a store: the manifest, out of the shards' records."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_lamb.data.store import FORMAT_VERSION, SPLITS, read_documents
+from bert_lamb.data.vocabulary import VOCABULARY
+from bert_lamb.files import write_whole
+from bert_lamb.settings import DataSettings
+from data_prep import world
+from data_prep.shards import ShardRecord, about_file
+from data_prep.slices import Plan
+from data_prep.tokenizer import Vocabulary
+
+LIBRARIES = ("sentencex", "tokenizers", "numpy", "pyarrow")  # another version may give other bytes
+NAMED_SHARDS = 20  # shards that a note lists by number
+
+
+def make_manifest(
+    folder: Path, data: DataSettings, settings: dict[str, Any], plan: Plan, vocabulary: Vocabulary,
+    records: list[ShardRecord],
+) -> dict[str, Any]:  # fmt: skip
+    """The manifest of a complete store."""
+    rejects: Counter[str] = Counter()
+    counted: Counter[str] = Counter()
+    files: dict[str, dict[str, Any]] = {}
+    for record in records:
+        rejects.update(record.rejects)
+        counted.update(record.counts)
+        files |= record.files
+    if plan.damages:
+        rejects["damaged file"] += len(plan.damages)
+    files[VOCABULARY] = about_file(folder / VOCABULARY, len(vocabulary.entries), 0)
+    if data.source == "sample":
+        files |= write_questions(folder, data)
+    counts = {name: counted[f"train_{name}"] for name in ("documents", "sentences", "tokens")}
+    counts |= {f"heldout_{name}": counted[f"heldout_{name}"] for name in ("documents", "sentences", "tokens")}
+    counts |= {"records": sum(r.records for r in records), "rejected": sum(rejects.values())}
+    return {
+        "format_version": FORMAT_VERSION,
+        "settings": settings,
+        "sources": plan.sources,
+        "tokenizer": vocabulary.about(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "split_rule": f"held out where the first 64 bits of BLAKE2b of the cleaned text are below {data.heldout_share}",
+        "counts": counts,
+        "rejects": dict(rejects),
+        "unigram_entropy_nats": unigram_entropy(folder, files, len(vocabulary.entries)),
+        "files": files,
+        "instances": {split: add_up(split, records, data) for split in SPLITS},
+        "notes": notes(data, plan, vocabulary, records, counts),
+    }
+
+
+def add_up(split: str, records: Iterable[ShardRecord], data: DataSettings) -> dict[str, list[dict[str, int]]]:
+    """Instances of a split by length and pass, over all shards."""
+    passes = data.passes if split == "train" else 1
+    total = {
+        str(length): [{"pass": p, "instances": 0, "tokens": 0, "random_next": 0} for p in range(passes)]
+        for length in data.seq_lens
+    }
+    for record in records:
+        for length, entries in record.instances.get(split, {}).items():
+            for entry in entries:
+                for name in ("instances", "tokens", "random_next"):
+                    total[length][entry["pass"]][name] += entry[name]
+    return total
+
+
+def unigram_entropy(folder: Path, files: dict[str, Any], vocab_size: int) -> float:
+    """Entropy of the train tokens' frequencies, in nats: the MLM loss of a model that knows these alone."""
+    counts = np.zeros(vocab_size, np.int64)
+    for name in sorted(files):
+        if name.startswith("train/documents-"):
+            counts += np.bincount(read_documents(folder / name).tokens, minlength=vocab_size)
+    shares = counts[counts > 0] / counts.sum()
+    return round(
+        float(-(shares * np.log(shares)).sum()), 6
+    )  # rounded: sums differ in the last bits between CPUs
+
+
+def notes(
+    data: DataSettings, plan: Plan, vocabulary: Vocabulary, records: list[ShardRecord], counts: dict[str, int]
+) -> list[str]:
+    """What a reader should know, in plain sentences."""
+    found = [f"Damaged input, read as far as it went: {damage}." for damage in plan.damages]
+    if counts["rejected"]:
+        found.append(
+            f"{counts['rejected']} of {counts['records']} records were rejected; samples are in rejects/."
+        )
+    if vocabulary.trained and len(vocabulary.entries) < data.vocab_size:
+        found.append(
+            f"The text gave {len(vocabulary.entries)} vocabulary entries; {data.vocab_size} were asked for."
+        )
+    for split in SPLITS:
+        numbers = [str(r.number) for r in records if split in r.pairless]
+        if numbers:
+            named = ", ".join(numbers[:NAMED_SHARDS]) + (", ..." if len(numbers) > NAMED_SHARDS else "")
+            found.append(
+                f"{len(numbers)} {split} shards hold a single document and give no random pairs, all their pairs are "
+                f"true neighbours: {named}."
+            )
+    if not counts["heldout_documents"]:
+        found.append("No document is held out: there will be no held-out loss.")
+    return found
+
+
+def write_questions(folder: Path, data: DataSettings) -> dict[str, dict[str, Any]]:
+    """The embedded world's questions in SQuAD's layout."""
+    files = {}
+    for split in ("train", "dev"):
+        squad = world.questions(data.seed, split)  # type: ignore[arg-type]
+        path = folder / "squad" / f"{split}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, json.dumps(squad, ensure_ascii=False).encode())
+        rows = sum(len(p["qas"]) for article in squad["data"] for p in article["paragraphs"])
+        files[f"squad/{split}.json"] = about_file(path, rows, 0)
+    return files

@@ -1,0 +1,149 @@
+"""Slices over processes. Which process makes which shard, and when, never shows in the result."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from bert_lamb.data.vocabulary import VOCABULARY, make_tokenizer, read_vocabulary
+from bert_lamb.settings import DataSettings
+from data_prep.shards import ShardRecord, make_shard
+from data_prep.slices import Slice, payloads
+
+AHEAD = 2  # slices read before a process is free for them
+LINE_EVERY_S, REDRAW_EVERY_S = 30.0, 0.5  # progress into a file, on a terminal
+
+
+class PoolError(Exception):
+    """A process ended; the message says what to do."""
+
+    for_people = True
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_slices(
+    folder: Path, data: DataSettings, slices: list[Slice], done: Callable[[ShardRecord], None]
+) -> None:  # fmt: skip
+    """Makes a shard of every slice; `done` sees the records in the order in which they end."""
+    cores = data.processes or core_count()
+    workers = min(cores, len(slices))
+    if workers <= 1:
+        tokenizer = store_tokenizer(folder, data)
+        for part, texts in payloads(slices, data):
+            done(make_shard(folder, data, tokenizer, part, texts))
+        return
+    pool = ProcessPoolExecutor(
+        workers, get_context("spawn"), _start_worker, (folder, data, max(1, cores // workers))
+    )
+    try:
+        running: set[Future[ShardRecord]] = set()
+        for part, texts in payloads(slices, data):
+            running.add(pool.submit(_work, part, texts))
+            while len(running) >= workers + AHEAD:
+                running = _collect(running, done)
+        while running:
+            running = _collect(running, done)
+    except BrokenProcessPool as error:
+        raise PoolError(
+            "a process of `prepare` was ended from outside, often for want of memory: finished shards are kept; "
+            f"run the same command again with fewer data.processes (now {workers}) or a smaller data.shard_mib"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _collect(
+    running: set[Future[ShardRecord]], done: Callable[[ShardRecord], None]
+) -> set[Future[ShardRecord]]:
+    finished, rest = wait(running, return_when=FIRST_COMPLETED)
+    for future in finished:
+        done(future.result())
+    return rest
+
+
+def store_tokenizer(folder: Path, data: DataSettings) -> Tokenizer:
+    return make_tokenizer(read_vocabulary(folder / VOCABULARY), data.lower_case)
+
+
+_worker: tuple[Path, DataSettings, Tokenizer]
+
+
+def _start_worker(folder: Path, data: DataSettings, threads: int) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker = (folder, data, store_tokenizer(folder, data))
+
+
+def _end_with_parent() -> None:
+    """A killed parent takes its processes along."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _work(part: Slice, texts: list[bytes | None]) -> ShardRecord:
+    return make_shard(*_worker, part, texts)
+
+
+class Progress:
+    """One line on stderr: share, speed, time left."""
+
+    def __init__(self, total: int, before: int) -> None:
+        self._total, self._done, self._before = total, before, before
+        self._started_s = time.monotonic()
+        self._next_s = self._started_s
+        self._terminal = sys.stderr.isatty()
+
+    def add(self, size: int) -> None:
+        self._done += size
+        now_s = time.monotonic()
+        if now_s < self._next_s and self._done < self._total:
+            return
+        self._next_s = now_s + (REDRAW_EVERY_S if self._terminal else LINE_EVERY_S)
+        seconds = max(now_s - self._started_s, 1e-9)
+        speed = (self._done - self._before) / seconds
+        left_s = (self._total - self._done) / max(speed, 1e-9)
+        text = (
+            f"prepare: {100 * self._done / max(1, self._total):.0f}% of {self._total / 1e6:.1f} MB, "
+            f"{speed / 1e6:.1f} MB/s, {clock(left_s)} left"
+        )
+        print(
+            f"\r{text}   " if self._terminal else text,
+            end="" if self._terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def end(self) -> None:
+        if self._terminal:
+            print(file=sys.stderr)
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def records_in_order(records: dict[int, ShardRecord]) -> Iterator[ShardRecord]:
+    """The finished shards before the first unfinished one."""
+    number = 0
+    while number in records:
+        yield records[number]
+        number += 1

@@ -1,0 +1,228 @@
+"""The data stage: `python -m data_prep.prepare [overrides]`. Raw text to the token store, on all cores.
+
+It goes on where it was cut, does nothing where the store is complete, and rebuilds what is missing or damaged.
+"""
+
+import errno
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bert_lamb.data.manifest import MANIFEST, write_manifest
+from bert_lamb.data.store import SPLITS
+from bert_lamb.settings import DataSettings, Settings, command
+from data_prep.finish import make_manifest
+from data_prep.pool import Progress, core_count, records_in_order, run_slices
+from data_prep.records import Document, records
+from data_prep.repair import check_finished
+from data_prep.resume import PrepareError, begin, deciding_settings
+from data_prep.sentences import clean
+from data_prep.shards import WORK, ShardRecord, read_record, split_of
+from data_prep.slices import Plan, payloads, plan_input
+from data_prep.sources import source_files
+from data_prep.tokenizer import TRAINING_BYTES, Vocabulary, given_vocabulary, train_vocabulary
+
+log = logging.getLogger(__name__)
+EXIT_INTERRUPTED = 130  # the shell's code for Ctrl-C
+HOPELESS_RECORDS, HOPELESS_SHARE = (
+    1000,
+    0.5,
+)  # so many first records, so many of them bad: no need to read the rest
+
+
+@command
+def main(s: Settings) -> None:
+    """Prepares what the settings name."""
+    try:
+        prepare(s.data, Path(s.data.root) / s.data.name)
+    except KeyboardInterrupt:
+        log.info("prepare was stopped; finished shards are kept, the same command goes on")
+        sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise PrepareError(
+            f"no space left below data.root={s.data.root}: free some, or choose another data.root; finished shards are "
+            "kept, the same command goes on"
+        ) from error
+
+
+def prepare(data: DataSettings, folder: Path) -> None:
+    """Makes the token store in `folder`, whole."""
+    given = given_vocabulary(data) if data.vocab else None
+    settings = deciding_settings(data, given)
+    if (folder / MANIFEST).is_file():
+        check_finished(data, folder, settings, given)
+        return
+    plan = read_input(data)
+    check_space(data, plan, folder)
+    for name in (*SPLITS, "rejects", WORK):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    vocabulary = begin(folder, settings, plan, lambda: given or train_on(data, plan))
+    finished = make_shards(data, folder, plan)
+    check_rejects(data, [finished[n] for n in sorted(finished)], len(plan.damages), folder)
+    manifest = make_manifest(
+        folder, data, settings, plan, vocabulary, [finished[n] for n in sorted(finished)]
+    )
+    check_size(manifest)
+    write_manifest(folder, manifest)
+    clear_work(folder)
+    for note in manifest["notes"]:
+        log.info("note: %s", note)
+    log.info("%s", summary(manifest, folder))
+
+
+def read_input(data: DataSettings) -> Plan:
+    """Finds the input, reads it once and cuts it."""
+    files = source_files(data)
+    log.info("reading %d input file%s once, for checksums and slices", len(files), "s" * (len(files) != 1))
+    plan = plan_input(data, files, data.processes or core_count())
+    for damage in plan.damages:
+        log.warning("damaged input, read as far as it goes: %s", damage)
+    if not plan.slices:
+        raise PrepareError(
+            f"data.paths={data.paths}: no text in these files; {'; '.join(plan.damages) or 'all are empty'}"
+        )
+    return plan
+
+
+def check_space(data: DataSettings, plan: Plan, folder: Path) -> None:
+    """Room for tokens (2 bytes for some 4 of text) and spans (13 bytes an instance)."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    tokens = plan.size / 4
+    expected = 2 * tokens + sum(13 * data.passes * tokens / (0.7 * length) for length in data.seq_lens)
+    free = shutil.disk_usage(there).free
+    already = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.exists() else 0
+    if expected - already > free:
+        raise PrepareError(
+            f"data.root={data.root}: about {expected / 1e9:.1f} GB are needed there, {free / 1e9:.1f} GB are free; "
+            "choose another data.root, or fewer data.passes"
+        )
+
+
+def train_on(data: DataSettings, plan: Plan) -> Vocabulary:
+    """A vocabulary from the first training documents of every slice."""
+    log.info(
+        "training a vocabulary of %d entries on up to %d MB", data.vocab_size, TRAINING_BYTES // 1_000_000
+    )
+    return train_vocabulary(training_texts(data, plan), data)
+
+
+def training_texts(data: DataSettings, plan: Plan) -> Iterator[str]:
+    """Up to TRAINING_BYTES, the same share of every slice; nothing that is held out."""
+    quota = -(-TRAINING_BYTES // len(plan.slices))
+    found = False
+    for part, texts in payloads(plan.slices, data):
+        left = quota
+        for item in records(part, texts, data):
+            text = clean(item.text) if isinstance(item, Document) else ""
+            if text and split_of(text, data.heldout_share) == "train":
+                found = True
+                yield text[:left]
+                left -= len(text)
+                if left <= 0:
+                    break
+    if not found:
+        raise PrepareError(
+            f"no usable document in the input, so no vocabulary can be trained{why_none(data, plan)}"
+        )
+
+
+def why_none(data: DataSettings, plan: Plan) -> str:
+    """The first reason why a record was rejected, as a hint."""
+    for part, texts in payloads(plan.slices[:1], data):
+        for item in records(part, texts, data):
+            if not isinstance(item, Document):
+                return f"; the first record, {item.file} line {item.line}: {item.reason} ({item.sample})"
+    return ""
+
+
+def make_shards(data: DataSettings, folder: Path, plan: Plan) -> dict[int, ShardRecord]:
+    """Every slice's shard; those that a run before finished are kept."""
+    finished = {s.number: r for s in plan.slices if (r := read_record(folder, s.number))}
+    todo = [s for s in plan.slices if s.number not in finished]
+    if finished:
+        log.info("going on: %d of %d shards are finished", len(finished), len(plan.slices))
+    workers = min(data.processes or core_count(), max(1, len(todo)))
+    log.info(
+        "%d shard%s of %.1f MB to make with %d process%s into %s",
+        len(todo), "s" * (len(todo) != 1), sum(s.size for s in todo) / 1e6, workers, "es" * (workers != 1), folder,
+    )  # fmt: skip
+    sizes = {s.number: s.size for s in plan.slices}
+    progress = Progress(plan.size, plan.size - sum(s.size for s in todo))
+
+    def done(record: ShardRecord) -> None:
+        finished[record.number] = record
+        progress.add(sizes[record.number])
+        check_hopeless(data, list(records_in_order(finished)), folder)
+
+    run_slices(folder, data, todo, done)
+    progress.end()
+    return finished
+
+
+def check_hopeless(data: DataSettings, first: list[ShardRecord], folder: Path) -> None:
+    """Stops early where most of the input is bad; looks at shards in order, so that the verdict never varies."""
+    total, rejected = sum(r.records for r in first), sum(sum(r.rejects.values()) for r in first)
+    if total >= HOPELESS_RECORDS and rejected > max(HOPELESS_SHARE, data.max_reject_share) * total:
+        raise PrepareError(rejects_message(data, first, 0, folder))
+
+
+def check_rejects(data: DataSettings, shards: list[ShardRecord], damaged: int, folder: Path) -> None:
+    """Stops where more records were rejected than the settings allow."""
+    total, rejected = sum(r.records for r in shards), sum(sum(r.rejects.values()) for r in shards)
+    if rejected + damaged > data.max_reject_share * (total + damaged):
+        raise PrepareError(rejects_message(data, shards, damaged, folder))
+
+
+def rejects_message(data: DataSettings, shards: list[ShardRecord], damaged: int, folder: Path) -> str:
+    reasons: dict[str, int] = {"damaged file": damaged} if damaged else {}
+    for record in shards:
+        for reason, count in record.rejects.items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    lines = [
+        f"- {count} x {reason}"
+        for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return (
+        f"{sum(reasons.values())} of {sum(r.records for r in shards)} records cannot be used, more than "
+        f"data.max_reject_share={data.max_reject_share} allows:\n"
+        + "\n".join(lines)
+        + f"\nSamples with file and "
+        f"line are in {folder / 'rejects'}. Mend the input, or raise data.max_reject_share; what is done is kept."
+    )
+
+
+def check_size(manifest: dict[str, Any]) -> None:
+    """A store that nothing can be trained on is none."""
+    for length, passes in manifest["instances"]["train"].items():
+        if not all(p["instances"] for p in passes):
+            raise PrepareError(
+                f"the text gives no pair of sentences for data.seq_lens={length}: {manifest['counts']['documents']} "
+                f"documents with {manifest['counts']['sentences']} sentences are left for training; give more text"
+            )
+
+
+def clear_work(folder: Path) -> None:
+    """Removes what only an unfinished store needs, and what a kill left half-written."""
+    shutil.rmtree(folder / WORK)
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def summary(manifest: dict[str, Any], folder: Path) -> str:
+    """What there is now, in a few lines."""
+    counts, train = manifest["counts"], manifest["instances"]["train"]
+    pairs = ", ".join(f"{passes[0]['instances']:,} of length {length}" for length, passes in train.items())
+    return (
+        f"{folder}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, {pairs} a pass; "
+        f"{counts['heldout_documents']:,} documents held out; {counts['rejected']:,} records rejected; "
+        f"unigram entropy {manifest['unigram_entropy_nats']:.3f} nats"
+    )
+
+
+if __name__ == "__main__":
+    main()

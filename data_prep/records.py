@@ -1,0 +1,170 @@
+"""Raw text of a slice to documents; what is no document is rejected with its place and the reason."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bert_lamb.settings import DataSettings
+from data_prep.slices import BLANK_LINE, LARGEST_DOCUMENT, MIB, Piece, Slice, read_piece, whole_files
+
+SAMPLE_LENGTH = 200  # characters of a rejected record that are kept
+TOO_LARGE = f"larger than {LARGEST_DOCUMENT // MIB} MiB"
+
+
+@dataclass
+class Document:
+    """One article or book as it came."""
+
+    id: str  # "source:key"; the key is the record's own id, or the number of its line or row
+    text: str
+
+
+@dataclass
+class Reject:
+    """One record that is no document."""
+
+    file: str
+    line: int  # or row
+    reason: str
+    sample: str
+
+
+def records(part: Slice, texts: list[bytes | None], data: DataSettings) -> Iterator[Document | Reject]:
+    """Every record of a slice, in order."""
+    for piece, text in zip(part.pieces, texts, strict=True):
+        if piece.file.format == ".parquet":
+            yield from _rows(piece, data)
+        elif whole_files(piece.file, data):
+            yield _whole_file(piece, text)
+        elif piece.file.format == ".txt":
+            yield from _paragraph_groups(piece, read_piece(piece) if text is None else text)
+        else:
+            yield from _lines(piece, read_piece(piece) if text is None else text, data)
+
+
+def _whole_file(piece: Piece, text: bytes | None) -> Document | Reject:
+    if piece.end - piece.start > LARGEST_DOCUMENT:
+        reason = TOO_LARGE + "; if empty lines part its documents, set data.txt_document=blank_line"
+        return Reject(piece.file.name, 1, reason, "")
+    if piece.truncated:
+        return _reject(piece, 1, "cut off: the file is damaged", text or b"")
+    return _document(piece, 1, read_piece(piece) if text is None else text)
+
+
+def _paragraph_groups(piece: Piece, text: bytes) -> Iterator[Document | Reject]:
+    """Documents parted by empty lines."""
+    start, line = 0, piece.first
+    ends = [(m.start() + 1, m.end()) for m in BLANK_LINE.finditer(text)] + [(len(text), len(text))]
+    for stop, following in ends:
+        raw = text[start:stop]
+        if piece.truncated and following == len(text):
+            yield _reject(piece, line, "cut off: the file is damaged", raw)
+        elif raw.strip():
+            yield _document(piece, line, raw)
+        line += text.count(b"\n", start, following)
+        start = following
+
+
+def _lines(piece: Piece, text: bytes, data: DataSettings) -> Iterator[Document | Reject]:
+    """JSON lines."""
+    start, line = 0, piece.first
+    while start < len(text):
+        end = text.find(b"\n", start)
+        end = len(text) if end < 0 else end
+        raw = text[start:end]
+        if piece.truncated and end == len(text):
+            yield _reject(piece, line, "cut off: the file is damaged", raw)
+        elif raw.strip():
+            yield _line(piece, line, raw, data)
+        start, line = end + 1, line + 1
+
+
+def _line(piece: Piece, line: int, raw: bytes, data: DataSettings) -> Document | Reject:
+    if len(raw) > LARGEST_DOCUMENT:
+        return _reject(piece, line, TOO_LARGE, raw)
+    try:
+        record = json.loads(raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
+    except UnicodeDecodeError:
+        return _reject(piece, line, "not UTF-8", raw)
+    except (ValueError, RecursionError):
+        return _reject(piece, line, "malformed JSON", raw)
+    if not isinstance(record, dict):
+        return _reject(piece, line, "JSON, but no object", raw)
+    return _field(piece, line, record, data)
+
+
+def _field(piece: Piece, line: int, record: dict[str, Any], data: DataSettings) -> Document | Reject:
+    """A record's text, by the field that the settings name."""
+    name = data.text_field
+    if name not in record:
+        return Reject(
+            piece.file.name, line, f"no field {name!r}", "fields: " + ", ".join(record)[:SAMPLE_LENGTH]
+        )
+    text = record[name]
+    if text is None or not isinstance(text, str):
+        return Reject(piece.file.name, line, f"field {name!r} is no text", repr(text)[:SAMPLE_LENGTH])
+    return _checked(piece, line, text, record.get("id"))
+
+
+def _rows(piece: Piece, data: DataSettings) -> Iterator[Document | Reject]:
+    """Rows of a parquet row group."""
+    try:
+        parquet = pq.ParquetFile(piece.file.path)
+        columns = [c for c in (data.text_field, "id") if c in parquet.schema_arrow.names]
+        table = parquet.read_row_group(piece.row_group, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        yield Reject(piece.file.name, piece.first, "unreadable row group", str(error)[:SAMPLE_LENGTH])
+        return
+    rows = table.slice(piece.start, piece.end - piece.start)
+    for number, row in enumerate(_python_rows(rows), piece.first):
+        if row is None:
+            yield Reject(piece.file.name, number, "not UTF-8", "")
+        else:
+            yield _field(piece, number, row, data)
+
+
+def _python_rows(table: pa.Table) -> Iterator[dict[str, Any] | None]:
+    """Row by row, so that one string which is not UTF-8 costs one row; None for such a row."""
+    for index in range(table.num_rows):
+        try:
+            yield {name: table.column(name)[index].as_py() for name in table.column_names}
+        except UnicodeDecodeError:
+            yield None
+
+
+def _document(piece: Piece, line: int, raw: bytes) -> Document | Reject:
+    if len(raw) > LARGEST_DOCUMENT:
+        return _reject(piece, line, TOO_LARGE, raw)
+    try:
+        text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+    except UnicodeDecodeError:
+        return _reject(piece, line, "not UTF-8", raw)
+    return _checked(piece, line, text, None)
+
+
+def _checked(piece: Piece, line: int, text: str, own_id: Any) -> Document | Reject:
+    if "\0" in text:
+        return Reject(piece.file.name, line, "NUL characters: binary data?", repr(text[:SAMPLE_LENGTH]))
+    if not text.strip():
+        return Reject(piece.file.name, line, "empty", "")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:  # JSON can spell half a surrogate pair
+        return Reject(piece.file.name, line, "not UTF-8", repr(text[:SAMPLE_LENGTH]))
+    if size > LARGEST_DOCUMENT:
+        return Reject(piece.file.name, line, TOO_LARGE, text[:SAMPLE_LENGTH])
+    key = own_id if isinstance(own_id, str | int) and str(own_id).strip() else line
+    return Document(f"{piece.file.name}:{key}".encode("utf-8", "replace").decode(), text)
+
+
+def _reject(piece: Piece, line: int, reason: str, raw: bytes) -> Reject:
+    return Reject(
+        piece.file.name,
+        line,
+        reason,
+        raw[: 4 * SAMPLE_LENGTH].decode("utf-8", "backslashreplace")[:SAMPLE_LENGTH],
+    )

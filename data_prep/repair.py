@@ -1,0 +1,104 @@
+"""A store that has its manifest: is it the one asked for, and are its files whole? Else just these are made again."""
+
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bert_lamb.data.manifest import read_manifest, verify_store
+from bert_lamb.data.store import documents_name
+from bert_lamb.data.vocabulary import VOCABULARY
+from bert_lamb.files import file_sha256, write_whole
+from bert_lamb.settings import DataSettings
+from data_prep.finish import write_questions
+from data_prep.pool import core_count, run_slices
+from data_prep.resume import PrepareError, refuse_other
+from data_prep.shards import WORK, remake_instances
+from data_prep.slices import plan_input
+from data_prep.sources import SourceError, source_files
+from data_prep.tokenizer import Vocabulary
+
+log = logging.getLogger(__name__)
+SHARD_FILE = re.compile(r"(train|heldout)/(documents|seq\d+-pass\d+)-(\d+)\.arrow")
+
+
+def check_finished(
+    data: DataSettings, folder: Path, settings: dict[str, Any], given: Vocabulary | None
+) -> None:
+    """Says that the store is done, or makes it whole; PrepareError where it is another one."""
+    manifest = read_manifest(folder)
+    refuse_other(folder, manifest, {"settings": settings, "sources": sources_now(data, manifest)})
+    if not verify_store(folder, manifest):
+        shutil.rmtree(folder / WORK, ignore_errors=True)
+        log.info("prepared already: %s, %s documents", folder, f"{manifest['counts']['documents']:,}")
+        return
+    repair(data, folder, manifest, given)
+    problems = verify_store(folder, manifest)
+    if problems:
+        raise PrepareError(
+            "rebuilt files differ from the manifest (were they made with other versions of the libraries? "
+            f"{manifest['libraries']}):\n"
+            + "\n".join(f"- {p}" for p in problems)
+            + f"\nDelete {folder} to prepare anew."
+        )
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+    log.info("%s is whole again", folder)
+
+
+def sources_now(data: DataSettings, manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The inputs by name and size, unread; the manifest's own where they are no longer there."""
+    if data.source == "sample":
+        return plan_input(data, source_files(data), 1).sources
+    try:
+        files = source_files(data)
+    except SourceError:
+        return manifest["sources"]  # raw text may be deleted once it is prepared
+    return [{"name": file.name, "bytes": Path(file.path).stat().st_size} for file in files]
+
+
+def repair(data: DataSettings, folder: Path, manifest: dict[str, Any], given: Vocabulary | None) -> None:
+    """Makes the files again that are missing or not as the manifest says."""
+    bad = [name for name, about in manifest["files"].items() if not is_whole(folder / name, about["sha256"])]
+    log.info("making again, missing or damaged: %s", ", ".join(sorted(bad)))
+    for name in bad:
+        (folder / name).parent.mkdir(exist_ok=True)
+    if VOCABULARY in bad:
+        restore_vocabulary(folder, manifest, given)
+    if any(name.startswith("squad/") for name in bad):
+        write_questions(folder, data)
+    slices: set[int] = set()
+    spans: set[tuple[str, int]] = set()
+    for name in bad:
+        match = SHARD_FILE.fullmatch(name)
+        if match is None:
+            continue
+        split, number = match[1], int(match[3])
+        if f"{split}/{documents_name(number)}" in bad:
+            slices.add(number)
+        else:
+            spans.add((split, number))
+    for split, number in sorted(spans):
+        if number not in slices:
+            remake_instances(folder, data, split, number)
+    if slices:
+        plan = plan_input(data, source_files(data), data.processes or core_count())
+        refuse_other(folder, manifest, {"settings": manifest["settings"], "sources": plan.sources})
+        for name in (WORK, "rejects"):
+            (folder / name).mkdir(exist_ok=True)
+        run_slices(folder, data, [s for s in plan.slices if s.number in slices], lambda record: None)
+
+
+def is_whole(path: Path, sha256: str) -> bool:
+    return path.is_file() and os.access(path, os.R_OK) and file_sha256(path) == sha256
+
+
+def restore_vocabulary(folder: Path, manifest: dict[str, Any], given: Vocabulary | None) -> None:
+    """From the given file; a trained one is trained again with the whole store."""
+    if given is None or given.sha256 != manifest["tokenizer"]["sha256"]:
+        raise PrepareError(
+            f"{folder / VOCABULARY} is missing or damaged, and was trained with this store: restore it from a copy, or "
+            f"delete {folder} to prepare anew"
+        )
+    write_whole(folder / VOCABULARY, given.content)

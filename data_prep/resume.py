@@ -1,0 +1,90 @@
+"""How a store that is begun or finished is recognised as the one asked for."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bert_lamb.data.manifest import MANIFEST
+from bert_lamb.data.store import manifest_bytes
+from bert_lamb.data.vocabulary import VOCABULARY, read_vocabulary, vocabulary_sha256
+from bert_lamb.files import write_whole
+from bert_lamb.settings import DataSettings, difference
+from data_prep.shards import WORK
+from data_prep.slices import Plan
+from data_prep.tokenizer import Vocabulary
+
+BEGUN = f"{WORK}/begun.json"
+DECIDE_NOTHING = ("name", "root", "paths", "processes", "max_reject_share")  # settings that change no byte
+
+
+class PrepareError(Exception):
+    """The store cannot be made as asked; the message names the way out."""
+
+    for_people = True
+
+
+def deciding_settings(data: DataSettings, given: Vocabulary | None) -> dict[str, Any]:
+    """The settings that decide the store's bytes. A vocabulary counts by its content, not by its path."""
+    settings = {k: v for k, v in asdict(data).items() if k not in DECIDE_NOTHING}
+    if given:
+        settings |= {"vocab": f"sha256:{given.sha256}", "vocab_size": len(given.entries)}
+    return settings
+
+
+def begin(folder: Path, settings: dict[str, Any], plan: Plan, make: Callable[[], Vocabulary]) -> Vocabulary:
+    """The vocabulary of this store: as a run before left it, else made now and written."""
+    path = folder / BEGUN
+    if path.is_file():
+        begun = json.loads(path.read_text())
+        refuse_other(folder, begun, {"settings": settings, "sources": plan.sources})
+        if (folder / VOCABULARY).is_file() and vocabulary_sha256(folder / VOCABULARY) == begun["vocabulary"][
+            "sha256"
+        ]:
+            entries, content = read_vocabulary(folder / VOCABULARY), (folder / VOCABULARY).read_bytes()
+            return Vocabulary(entries, content, settings["lower_case"], begun["vocabulary"]["trained"])
+    vocabulary = make()
+    write_whole(folder / VOCABULARY, vocabulary.content)
+    about = {"sha256": vocabulary.sha256, "trained": vocabulary.trained}
+    write_whole(path, manifest_bytes({"settings": settings, "sources": plan.sources, "vocabulary": about}))
+    return vocabulary
+
+
+def refuse_other(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
+    """PrepareError with every difference where the store is not the one asked for."""
+    lines = difference(there["settings"], asked["settings"], "data.")
+    lines += source_differences(there["sources"], asked["sources"])
+    if lines:
+        kind = "holds data prepared" if (folder / MANIFEST).is_file() else "is begun"
+        raise PrepareError(
+            f"{folder} {kind} with other settings:\n"
+            + "\n".join(f"- {line}" for line in lines)
+            + f"\nGive the new data another name (data.name=...), or delete {folder} first."
+        )
+
+
+def source_differences(there: list[dict[str, Any]], asked: list[dict[str, Any]]) -> list[str]:
+    """Lines about inputs that came, went or changed. Only what both sides know of a file is compared."""
+    lines = []
+    old, new = keyed(there), keyed(asked)
+    for key in sorted(old.keys() | new.keys()):
+        name = key[0]
+        if key not in new:
+            lines.append(f"input {name}: was read, is not among data.paths now")
+        elif key not in old:
+            lines.append(f"input {name}: is among data.paths now, was not read")
+        else:
+            changed = [k for k in old[key].keys() & new[key].keys() if old[key][k] != new[key][k]]
+            lines += [f"input {name}: {k} {old[key][k]} -> {new[key][k]}" for k in sorted(changed)]
+    return lines
+
+
+def keyed(sources: list[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Sources by name, and by number among those of one name."""
+    seen: dict[str, int] = {}
+    result = {}
+    for source in sorted(sources, key=lambda s: (s["name"], s.get("sha256", ""), s["bytes"])):
+        number = seen[source["name"]] = seen.get(source["name"], -1) + 1
+        result[source["name"], number] = source
+    return result

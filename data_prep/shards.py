@@ -1,0 +1,211 @@
+"""One slice to one shard: documents, tokens, spans, rejects. A shard depends on its slice and the settings alone."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from bert_lamb.data.store import (
+    SPLITS,
+    Documents,
+    documents_name,
+    read_documents,
+    spans_name,
+    token_dtype,
+    write_documents,
+    write_spans,
+)
+from bert_lamb.files import file_sha256, write_whole
+from bert_lamb.settings import DataSettings
+from data_prep.instances import make_instances
+from data_prep.records import Document, Reject, records
+from data_prep.sentences import clean, sentences
+from data_prep.slices import Slice
+
+WORK = ".work"  # below the store: one record per finished shard, gone once the manifest is written
+BATCH = 256  # sentences tokenised at a time; larger ones were slower
+KEPT_REJECTS = 100  # samples kept per slice and reason
+
+
+@dataclass
+class ShardRecord:
+    """What the manifest must know of one shard."""
+
+    number: int
+    records: int = 0  # documents and rejects
+    rejects: dict[str, int] = field(default_factory=dict)  # reason: number
+    counts: dict[str, int] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # path: sha256, rows, tokens
+    instances: dict[str, dict[str, list[dict[str, int]]]] = field(
+        default_factory=dict
+    )  # split: length: passes
+    pairless: list[str] = field(default_factory=list)  # splits with fewer than two documents
+
+
+def record_path(folder: Path, number: int) -> Path:
+    return folder / WORK / f"shard-{number:05d}.json"
+
+
+def read_record(folder: Path, number: int) -> ShardRecord | None:
+    """The record of a finished shard, None where there is none or one of its files is not as it was written."""
+    path = record_path(folder, number)
+    if not path.is_file():
+        return None
+    record = ShardRecord(**json.loads(path.read_text()))
+    whole = all(
+        (folder / n).is_file() and file_sha256(folder / n) == about["sha256"]
+        for n, about in record.files.items()
+    )
+    return record if whole else None
+
+
+class SplitBuilder:
+    """Collects the documents of one split of one shard."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.pieces: list[np.ndarray] = []
+        self.token_counts: list[int] = []
+        self.sentence_ends: list[np.ndarray] = []
+
+    def add(self, id: str, sentence_lengths: list[int], tokens: list[int], dtype: np.dtype) -> None:
+        self.ids.append(id)
+        self.pieces.append(np.array(tokens, dtype))
+        self.token_counts.append(len(tokens))
+        self.sentence_ends.append(np.cumsum(sentence_lengths, dtype=np.uint32))
+
+    def documents(self) -> Documents:
+        return Documents(
+            ids=self.ids,
+            tokens=np.concatenate(self.pieces),
+            token_starts=np.cumsum([0, *self.token_counts], dtype=np.int64),
+            sentence_ends=np.concatenate(self.sentence_ends),
+            sentence_starts=np.cumsum([0, *map(len, self.sentence_ends)], dtype=np.int64),
+        )
+
+
+def make_shard(
+    folder: Path, data: DataSettings, tokenizer: Tokenizer, part: Slice, texts: list[bytes | None]
+) -> ShardRecord:
+    """Writes every file of one shard, its record last."""
+    record = ShardRecord(part.number)
+    splits = {split: SplitBuilder() for split in SPLITS}
+    dtype = token_dtype(tokenizer.get_vocab_size())
+    rejects: list[Reject] = []
+    reasons: Counter[str] = Counter()
+    kept = good_documents(records(part, texts, data), record, rejects, reasons)
+    for document, lengths, tokens in tokenised(kept, data.language, tokenizer):
+        if not tokens:
+            add_reject(Reject(document.id, 0, "no token in it", document.text[:200]), rejects, reasons)
+            continue
+        splits[split_of(document.text, data.heldout_share)].add(document.id, lengths, tokens, dtype)
+    for split, builder in splits.items():
+        if builder.ids:
+            documents = builder.documents()
+            name = f"{split}/{documents_name(part.number)}"
+            write_documents(folder / name, documents)
+            record.files[name] = about_file(folder / name, len(documents.ids), len(documents.tokens))
+            record.counts[f"{split}_documents"] = len(documents.ids)
+            record.counts[f"{split}_sentences"] = len(documents.sentence_ends)
+            record.counts[f"{split}_tokens"] = len(documents.tokens)
+            add_instances(folder, data, split, part.number, documents, record)
+    record.rejects = dict(sorted(reasons.items()))
+    write_rejects(folder, part.number, rejects)
+    write_whole(record_path(folder, part.number), json.dumps(asdict(record)).encode())
+    return record
+
+
+def good_documents(
+    found: Iterator[Document | Reject], record: ShardRecord, rejects: list[Reject], reasons: Counter[str]
+) -> Iterator[Document]:
+    """Cleaned documents; what is none goes to the rejects."""
+    for item in found:
+        record.records += 1
+        if isinstance(item, Reject):
+            add_reject(item, rejects, reasons)
+            continue
+        cleaned = clean(item.text)
+        if cleaned:
+            yield Document(item.id, cleaned)
+        else:
+            add_reject(Reject(item.id, 0, "empty", ""), rejects, reasons)
+
+
+def add_reject(item: Reject, rejects: list[Reject], reasons: Counter[str]) -> None:
+    reasons[item.reason] += 1
+    if reasons[item.reason] <= KEPT_REJECTS:
+        rejects.append(item)
+
+
+def split_of(cleaned: str, heldout_share: float) -> str:
+    """Train or held out, by a hash of the text: equal texts never stand on both sides."""
+    draw = int.from_bytes(blake2b(cleaned.encode(), digest_size=8).digest(), "big")
+    return "heldout" if draw < heldout_share * 2**64 else "train"
+
+
+def tokenised(
+    documents: Iterator[Document], language: str, tokenizer: Tokenizer
+) -> Iterator[tuple[Document, list[int], list[int]]]:
+    """Each document with its sentences' lengths in tokens and its tokens; sentences without a token are dropped."""
+    for document in documents:
+        lengths: list[int] = []
+        tokens: list[int] = []
+        pending = sentences(document.text, language)
+        while batch := list(islice(pending, BATCH)):
+            for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+                ids = encoding.ids
+                if ids:
+                    lengths.append(len(ids))
+                    tokens += ids
+        yield document, lengths, tokens
+
+
+def add_instances(
+    folder: Path, data: DataSettings, split: str, number: int, documents: Documents, record: ShardRecord
+) -> None:
+    """Writes the instance tables of one documents file. Held-out documents are cut once."""
+    if len(documents.ids) < 2:
+        record.pairless.append(split)
+    for seq_len in data.seq_lens:
+        entries = record.instances.setdefault(split, {}).setdefault(str(seq_len), [])
+        for pass_ in range(data.passes if split == "train" else 1):
+            spans = make_instances(documents, seq_len, data.short_share, (data.seed, split, pass_, number))
+            name = f"{split}/{spans_name(seq_len, pass_, number)}"
+            write_spans(folder / name, spans)
+            tokens = int(spans.lengths.sum())
+            record.files[name] = about_file(folder / name, len(spans), tokens)
+            random_next = len(spans) - int(spans.is_next.sum())
+            entries.append(
+                {"pass": pass_, "instances": len(spans), "tokens": tokens, "random_next": random_next}
+            )
+
+
+def about_file(path: Path, rows: int, tokens: int) -> dict[str, Any]:
+    """The manifest's entry of one file."""
+    return {"sha256": file_sha256(path), "rows": rows, "tokens": tokens}
+
+
+def remake_instances(folder: Path, data: DataSettings, split: str, number: int) -> ShardRecord:
+    """Writes the instance tables of a documents file that is there; needs no raw text."""
+    record = ShardRecord(number)
+    add_instances(
+        folder, data, split, number, read_documents(folder / split / documents_name(number)), record
+    )
+    return record
+
+
+def write_rejects(folder: Path, number: int, rejects: list[Reject]) -> None:
+    """Samples of what was dropped, one JSON object a line; no file where nothing was."""
+    path = folder / "rejects" / f"rejects-{number:05d}.jsonl"
+    if rejects:
+        lines = [json.dumps(asdict(r), ensure_ascii=False) for r in rejects]
+        write_whole(path, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
+    else:
+        path.unlink(missing_ok=True)

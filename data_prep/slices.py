@@ -1,0 +1,224 @@
+"""Slices: pieces of the input cut by their place in their file, so that every shard depends on its slice alone."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bert_lamb.settings import DataSettings
+from data_prep.sources import DamagedStream, RawStream, SourceError, SourceFile, raw_chunks
+
+MIB = 1 << 20
+LARGEST_DOCUMENT = 32 * MIB  # bytes; more is a file without borders, not a document
+LARGEST_GAP = (
+    1024 * MIB
+)  # bytes without a border between documents, after which the file is not what it seems
+LINE_END, BLANK_LINE = re.compile(rb"\n"), re.compile(rb"\n[ \t\r]*\n")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of one file: bytes [start, end) of its raw text, or rows of a parquet row group."""
+
+    file: SourceFile
+    start: int
+    end: int
+    first: int  # number of its first line or row, from 1
+    row_group: int = 0
+    truncated: bool = False  # the stream breaks off at its end, in the middle of a record
+
+
+@dataclass
+class Slice:
+    """What becomes one shard."""
+
+    number: int
+    pieces: list[Piece]
+    size: int  # bytes of raw text, for progress
+
+
+@dataclass
+class PlannedFile:
+    """One input file as found."""
+
+    file: SourceFile
+    bytes: int  # on disk
+    sha256: str
+    pieces: list[Piece]
+    sizes: list[int]  # raw bytes of each piece
+    damage: str | None = None
+
+
+@dataclass
+class Plan:
+    """The whole input."""
+
+    files: list[PlannedFile]
+    slices: list[Slice]
+    damages: list[str] = field(default_factory=list)
+
+    @property
+    def sources(self) -> list[dict]:
+        """The manifest's entry."""
+        return [{"name": f.file.name, "bytes": f.bytes, "sha256": f.sha256} for f in self.files]
+
+    @property
+    def size(self) -> int:
+        return sum(s.size for s in self.slices)
+
+
+def plan_input(data: DataSettings, files: list[SourceFile], threads: int) -> Plan:
+    """Reads every file once: its SHA-256, and where its slices begin."""
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        planned = list(pool.map(lambda file: plan_file(file, data), files))
+    planned.sort(
+        key=lambda f: (f.file.name, f.sha256)
+    )  # not by folder: it must not matter where the files lie
+    slices: list[Slice] = []
+    run: list[Piece] = []
+    run_size = 0
+    for f in planned:
+        for piece, size in zip(f.pieces, f.sizes, strict=True):
+            if whole_files(f.file, data):  # small files share a shard
+                run.append(piece)
+                run_size += size
+                if run_size >= data.shard_mib * MIB:
+                    slices.append(Slice(len(slices), run, run_size))
+                    run, run_size = [], 0
+            else:
+                if run:
+                    slices.append(Slice(len(slices), run, run_size))
+                    run, run_size = [], 0
+                slices.append(Slice(len(slices), [piece], size))
+    if run:
+        slices.append(Slice(len(slices), run, run_size))
+    return Plan(planned, slices, [f"{f.file.name}: {f.damage}" for f in planned if f.damage])
+
+
+def whole_files(file: SourceFile, data: DataSettings) -> bool:
+    """Every such file is one document."""
+    return file.format == ".txt" and data.txt_document == "file"
+
+
+def plan_file(file: SourceFile, data: DataSettings) -> PlannedFile:
+    """Cuts one file; SourceError where it cannot be read at all."""
+    try:
+        if file.format == ".parquet":
+            return _plan_parquet(file, data)
+        return _plan_text(file, data)
+    except OSError as error:
+        raise SourceError(f"data.paths: {file.path} cannot be read: {error.strerror or error}") from error
+
+
+def _plan_text(file: SourceFile, data: DataSettings) -> PlannedFile:
+    digest, damage = hashlib.sha256(), None
+    borders = Borders(BLANK_LINE if file.format == ".txt" else LINE_END, data.shard_mib * MIB)
+    whole = whole_files(file, data)
+    try:
+        for chunk in raw_chunks(file, data, digest):
+            if whole:
+                borders.position += len(chunk)
+            elif not borders.feed(chunk):
+                raise SourceError(
+                    f"data.paths: {file.path} holds {LARGEST_GAP // MIB} MiB without the end of a "
+                    f"{'line' if file.format == '.jsonl' else 'paragraph (an empty line)'}: is it really {file.format}?"
+                )
+    except DamagedStream as error:
+        damage = str(error)
+    starts = [*borders.found, (borders.position, 0)]
+    pieces = [
+        Piece(file, start, end, first, truncated=damage is not None and end == borders.position)
+        for (start, first), (end, _) in zip(starts, starts[1:], strict=False)
+        if end > start or whole
+    ]
+    size = borders.position if file.compression == "generated" else Path(file.path).stat().st_size
+    return PlannedFile(file, size, digest.hexdigest(), pieces, [p.end - p.start for p in pieces], damage)
+
+
+class Borders:
+    """Where slices begin: at the first end of a record at least `step` bytes after the last one."""
+
+    def __init__(self, separator: re.Pattern[bytes], step: int) -> None:
+        self.found = [(0, 1)]  # (offset, number of the line that begins there)
+        self.position = 0
+        self._separator = separator
+        self._step = step
+        self._lines = 0  # ends of lines before `position`
+        self._open = b""  # an end of line and blanks at the end of the last chunk: the separator may go on
+
+    def feed(self, chunk: bytes) -> bool:
+        """The next bytes; False where no record has ended for too long."""
+        text = self._open + chunk
+        base = self.position - len(self._open)
+        while True:
+            wanted = max(0, self.found[-1][0] + self._step - base)
+            match = self._separator.search(text, wanted) if wanted < len(text) else None
+            if match is None:
+                break
+            line = self._lines + chunk.count(b"\n", 0, match.end() - len(self._open)) + 1
+            self.found.append((base + match.end(), line))
+        self._lines += chunk.count(b"\n")
+        self.position += len(chunk)
+        if self._separator is BLANK_LINE:
+            kept = text.rstrip(b" \t\r")
+            self._open = text[len(kept) - 1 :] if kept.endswith(b"\n") else b""
+        return self.position - self.found[-1][0] <= self._step + LARGEST_GAP
+
+
+def _plan_parquet(file: SourceFile, data: DataSettings) -> PlannedFile:
+    path = Path(file.path)
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        parquet = pq.ParquetFile(path)
+    except pa.ArrowException as error:
+        damage = f"no readable parquet file: {error}"
+        return PlannedFile(file, path.stat().st_size, sha256, [], [], damage)
+    names = parquet.schema_arrow.names
+    if data.text_field not in names:
+        raise SourceError(
+            f"data.text_field={data.text_field}: {file.path} has no such column; it has {', '.join(names)}"
+        )
+    pieces, sizes, row = [], [], 1
+    for group in range(parquet.metadata.num_row_groups):
+        about = parquet.metadata.row_group(group)
+        columns = [about.column(i) for i in range(about.num_columns)]
+        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == data.text_field)
+        parts = max(1, round(size / (data.shard_mib * MIB)))
+        cuts = [about.num_rows * i // parts for i in range(parts + 1)]
+        for start, end in zip(cuts, cuts[1:], strict=False):
+            if end > start:
+                pieces.append(Piece(file, start, end, row + start, group))
+                sizes.append(size // parts)
+        row += about.num_rows
+    return PlannedFile(file, path.stat().st_size, sha256, pieces, sizes)
+
+
+def payloads(slices: list[Slice], data: DataSettings) -> Iterator[tuple[Slice, list[bytes | None]]]:
+    """Slices with the raw text of those pieces that only a stream can give; others are read by who needs them."""
+    stream: RawStream | None = None
+    for piece_slice in slices:
+        texts: list[bytes | None] = []
+        for piece in piece_slice.pieces:
+            if piece.file.seekable:
+                texts.append(None)
+                continue
+            if whole_files(piece.file, data) and piece.end > LARGEST_DOCUMENT:
+                texts.append(b"")
+                continue
+            if stream is None or stream.file != piece.file:
+                stream = RawStream(piece.file, data)
+            texts.append(stream.read(piece.start, piece.end))
+        yield piece_slice, texts
+
+
+def read_piece(piece: Piece) -> bytes:
+    """The raw text of a piece of a seekable file."""
+    with Path(piece.file.path).open("rb") as stream:
+        stream.seek(piece.start)
+        return stream.read(piece.end - piece.start)
