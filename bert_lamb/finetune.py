@@ -1,8 +1,8 @@
 """The fine-tuning stage: `python -m bert_lamb.finetune [overrides]`. SQuAD v1.1, one arm after the other.
 
-The arm `pretrained` starts from the run's final weights, `scratch` from random ones, all else equal: the difference
-of their F1s is what pretraining is worth. One process, one device. An arm with a result.json is done; one that was
-cut starts again.
+The arm `pretrained` starts from the run's final weights, `scratch` from random ones, all else equal: the
+difference of their F1s is what pretraining is worth. One process, one device. An arm with a result.json is
+skipped; one that was cut starts again.
 """
 
 import json
@@ -20,7 +20,7 @@ from transformers import BertForQuestionAnswering
 from bert_lamb.data.vocabulary import VOCABULARY, load_tokenizer
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.model import bert_config
-from bert_lamb.optim import Schedule
+from bert_lamb.optim import Schedule, set_lr
 from bert_lamb.parallel import inside_torchrun, use_cuda
 from bert_lamb.run import (
     RunFolder,
@@ -52,7 +52,7 @@ from bert_lamb.tasks.squad_model import (
     span_logits,
     span_loss,
 )
-from bert_lamb.tasks.squad_predict import predict
+from bert_lamb.tasks.squad_predict import answer
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +94,10 @@ def finetune(s: Settings) -> None:
         path = arm_folder(s, folder, arm)
         if (path / "result.json").is_file():
             log.info("squad %s is done already: %s", arm, path)
-        else:
-            waiting.append((arm, path))
+            continue
+        if arm == "pretrained":
+            verify_checkpoint(folder.weights())  # before anything is spent on another arm
+        waiting.append((arm, path))
     if waiting:
         squad = load_squad(s, folder)
         for arm, path in waiting:
@@ -114,15 +116,13 @@ def load_squad(s: Settings, folder: RunFolder) -> Squad:
     """Questions and windows, with the tokenizer of the run's own data."""
     tokenizer = load_tokenizer(
         data_folder(s), folder.manifest()
-    )  # refuses a vocabulary that pretraining did not see
+    )  # refuses a vocabulary not of the run's data
     train, unmatched = trainable(read_squad(Path(s.finetune.train_file)))
     train, dev = subset(train, s.finetune.max_train_questions, s.seed), read_squad(Path(s.finetune.dev_file))
     score(dev, {})  # refuses a file without gold answers before hours are spent
     if unmatched:
         ids = ", ".join(unmatched[:5]) + (" ..." if len(unmatched) > 5 else "")
-        log.warning(
-            "squad: %d questions left out, their answers do not match the text: %s", len(unmatched), ids
-        )
+        log.warning("squad: %d questions left out, answers not where the file says: %s", len(unmatched), ids)
     windows, dev_windows = cut_windows(train, tokenizer, s.finetune), cut_windows(dev, tokenizer, s.finetune)
     log.info(
         "squad: %d questions to learn from (%d windows), %d to answer (%d windows)",
@@ -141,27 +141,20 @@ def run_arm(s: Settings, folder: RunFolder, arm: str, path: Path, squad: Squad) 
     model = build_span_model(config, s.finetune.dropout, s.seed)
     source = folder.weights() if arm == "pretrained" else None
     if source:
-        verify_checkpoint(source)
         load_encoder(model, source / "model.safetensors")
     model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides the method's own signature
     if s.hardware.precision == "fp64":
         model.double()
 
-    with (path / "metrics.jsonl").open("w") as metrics:
-        last = train_arm(model, squad.train_windows, s, arm, metrics)
-    model.eval()
-
-    def logits(batch):
-        with autocast(device, s.hardware.precision):
-            return span_logits(model, batch.to(device))
-
-    answers = predict(logits, squad.dev, squad.dev_windows, s.finetune, s.hardware.micro_batch_tokens)
+    with (path / "metrics.jsonl").open("w") as file:
+        about_training = train_arm(model, squad.train_windows, s, arm, file)
+    answers = answer(model, squad.dev, squad.dev_windows, s.finetune, s.hardware)
     scores = score(squad.dev, answers)
     write_whole(path / "predictions.json", _json(answers))
     save_span_model(model, path)
     write_whole(path / VOCABULARY, (data_folder(s) / VOCABULARY).read_bytes())
     write_whole(path / "machine.json", _json(machine_record(device, 1)))
-    result = {"arm": arm, **asdict(scores), **last, "seconds": time.monotonic() - started_s} | {
+    result = {"arm": arm, **asdict(scores), **about_training, "seconds": time.monotonic() - started_s} | {
         "train_questions": len(squad.train),
         "train_windows": len(squad.train_windows),
         "unmatched": squad.unmatched,
@@ -171,28 +164,26 @@ def run_arm(s: Settings, folder: RunFolder, arm: str, path: Path, squad: Squad) 
     }
     write_whole(path / "result.json", _json(result))
     log.info(
-        "squad %s: F1 %.2f  EM %.2f  on %d questions; %s", arm, scores.f1, scores.em, scores.questions, path
+        "squad %s: F1 %.2f  EM %.2f  (%d questions)  %s", arm, scores.f1, scores.em, len(squad.dev), path
     )
 
 
 def train_arm(
-    model: BertForQuestionAnswering, windows: Windows, s: Settings, arm: str, metrics: TextIO
+    model: BertForQuestionAnswering, windows: Windows, s: Settings, arm: str, file: TextIO
 ) -> dict[str, Any]:
-    """All epochs. Returns the steps done, the skipped ones, and the mean loss of the last tenth."""
-    f, device, started_s, told_s = s.finetune, model.device, time.monotonic(), 0.0
+    """All epochs. Returns the steps done, those skipped, and the mean loss of the last tenth."""
+    f, device = s.finetune, model.device
     total = f.epochs * math.ceil(len(windows) / f.batch)
     schedule = Schedule(f.lr, round(f.warmup_share * total), total)
     optimizer = torch.optim.AdamW(decay_groups(model, f.weight_decay), lr=f.lr, eps=ADAM_EPS)
+    progress = FinetuneLog(s, arm, total, file)
     log.info("squad %s: %d epochs, %d steps of %d windows on %s", arm, f.epochs, total, f.batch, device)
     torch.manual_seed(s.seed)  # dropout; every arm and every start draws the same
     model.train()
-    step = skipped = skipped_in_row = 0
-    losses = []
 
     for epoch in range(f.epochs):
         for rows in epoch_batches(windows.lengths, f.batch, s.seed, epoch):
-            for group in optimizer.param_groups:
-                group["lr"] = schedule(step)
+            set_lr(optimizer, schedule(progress.step))
             loss = torch.zeros((), device=device)
             for part in micro_batches(windows.lengths, rows, s.hardware.micro_batch_tokens):
                 batch = make_batch(windows, part).to(device)
@@ -202,35 +193,50 @@ def train_arm(
                 part_loss.backward()
                 loss += part_loss.detach()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
-            if torch.isfinite(norm):
+            if torch.isfinite(norm):  # else the step counts and is not applied
                 optimizer.step()
-            skipped_in_row = 0 if torch.isfinite(norm) else skipped_in_row + 1
-            skipped += skipped_in_row > 0
             optimizer.zero_grad()
-            step += 1
-            losses.append(loss.item())
+            progress.finish_step(loss.item(), norm.item(), schedule(progress.step))
+    tail = progress.losses[-max(1, total // 10) :]
+    return {"steps": total, "skipped": progress.skipped, "loss": sum(tail) / len(tail)}
 
-            if step % s.run.log_every == 0 or step == total:
-                line = {"step": step, "epoch": epoch, "loss": losses[-1], "learning_rate": schedule(step - 1)}
-                line |= {
-                    "grad_norm": norm.item(),
-                    "skipped": skipped,
-                    "seconds": time.monotonic() - started_s,
-                }
-                metrics.write(json.dumps(line) + "\n")
-            if (now_s := time.monotonic() - started_s) - told_s >= CONSOLE_EVERY_S or step == total:
-                told_s, left = now_s, duration(now_s / step * (total - step))
-                log.info(
-                    "squad %s  step %d/%d  loss %.3f  lr %.2e  %.1f windows/s  %s left",
-                    arm, step, total, losses[-1], schedule(step - 1), step * f.batch / now_s, left,
-                )  # fmt: skip
-            if skipped_in_row >= s.run.max_skipped_in_row:
-                raise TrainingStoppedError(
-                    f"squad {arm}, step {step}: {skipped_in_row} steps in a row without a finite gradient "
-                    f"(run.max_skipped_in_row); lower finetune.lr={f.lr}, or set hardware.precision=fp32"
-                )
-    tail = losses[-max(1, total // 10) :]
-    return {"steps": total, "skipped": skipped, "loss": sum(tail) / len(tail)}
+
+class FinetuneLog:
+    """Counts steps; tells metrics.jsonl and the console; ends a run that has diverged."""
+
+    def __init__(self, s: Settings, arm: str, total: int, file: TextIO) -> None:
+        self.step = self.skipped = self._skipped_in_row = 0
+        self.losses: list[float] = []
+        self._settings, self._arm, self._total, self._file = s, arm, total, file
+        self._started_s = self._told_s = time.monotonic()
+
+    def finish_step(self, loss: float, grad_norm: float, learning_rate: float) -> None:
+        """A step whose gradient norm is not finite was not applied."""
+        applied = math.isfinite(grad_norm)
+        self.step += 1
+        self.skipped += not applied
+        self._skipped_in_row = 0 if applied else self._skipped_in_row + 1
+        self.losses.append(loss)
+        now_s, run = time.monotonic(), self._settings.run
+        if self.step % run.log_every == 0 or self.step == self._total:
+            line = {"step": self.step, "loss": loss, "learning_rate": learning_rate, "grad_norm": grad_norm}
+            line |= {"skipped": self.skipped, "seconds": round(now_s - self._started_s, 3)}
+            finite = {k: v if math.isfinite(v) else None for k, v in line.items()}  # JSON has no NaN
+            self._file.write(json.dumps(finite) + "\n")
+            self._file.flush()
+        if now_s - self._told_s >= CONSOLE_EVERY_S or self.step == self._total:
+            self._told_s = now_s
+            left_s = (now_s - self._started_s) / self.step * (self._total - self.step)
+            log.info(
+                "squad %s  step %d/%d  loss %.3f  lr %.2e  %s left",
+                self._arm, self.step, self._total, loss, learning_rate, duration(left_s),
+            )  # fmt: skip
+        if self._skipped_in_row >= run.max_skipped_in_row:
+            raise TrainingStoppedError(
+                f"squad {self._arm}, step {self.step}: {self._skipped_in_row} steps in a row had no finite "
+                f"gradient (run.max_skipped_in_row); lower finetune.lr={self._settings.finetune.lr}, or try "
+                "hardware.precision=fp32"
+            )
 
 
 def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

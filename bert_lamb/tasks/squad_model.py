@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import BertConfig, BertForQuestionAnswering
 
 from bert_lamb.tasks.squad_data import SquadBatch, SquadError
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"  # the names that transformers looks for
 
 
 def build_span_model(config: BertConfig, dropout: float, seed: int) -> BertForQuestionAnswering:
@@ -60,12 +62,24 @@ def span_loss(start_BT: Tensor, end_BT: Tensor, answer_B2: Tensor) -> Tensor:
 
 
 def save_span_model(model: BertForQuestionAnswering, folder: Path) -> None:
-    """model.safetensors and config.json, as BertForQuestionAnswering.from_pretrained wants them."""
-    model.save_pretrained(folder)
+    """model.safetensors and config.json: `BertForQuestionAnswering.from_pretrained(folder)` opens them."""
+    tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    about = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": str(model.dtype)[6:]}
+    (folder / CONFIG).write_text(BertConfig.from_dict(about).to_json_string())
 
 
-def load_span_model(folder: Path) -> BertForQuestionAnswering:
+def load_span_model(folder: Path, device: torch.device) -> BertForQuestionAnswering:
     """The model that save_span_model wrote, from that folder alone."""
-    return BertForQuestionAnswering.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
-    )
+    config = BertConfig.from_json_file(folder / CONFIG)
+    model = build_span_model(config, config.hidden_dropout_prob, seed=0)
+    tensors = load_file(folder / WEIGHTS)
+    if next(iter(tensors.values())).dtype == torch.float64:
+        model.double()
+    model.load_state_dict(tensors)
+    return model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides the method's own signature
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bf16 products over fp32 weights where the precision says so; else nothing changes."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -5,9 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import BertForQuestionAnswering
 
-from bert_lamb.settings import FinetuneSettings
+from bert_lamb.settings import FinetuneSettings, HardwareSettings
 from bert_lamb.tasks.squad_data import Question, SquadBatch, Windows, make_batch, micro_batches
+from bert_lamb.tasks.squad_model import autocast, span_logits
 
 Logits = Callable[[SquadBatch], tuple[Tensor, Tensor]]  # start and end scores, [B, T] each
 
@@ -56,6 +58,23 @@ def predict(
                 best[number] = score
                 answers[questions[number].id] = span_text(questions[number], windows, row, first, last)
     return answers
+
+
+def answer(
+    model: BertForQuestionAnswering,
+    questions: list[Question],
+    windows: Windows,
+    f: FinetuneSettings,
+    hardware: HardwareSettings,
+) -> dict[str, str]:
+    """What a fine-tuned model answers, on the device where it is."""
+    model.eval()
+
+    def logits(batch: SquadBatch) -> tuple[Tensor, Tensor]:
+        with autocast(model.device, hardware.precision):
+            return span_logits(model, batch.to(model.device))
+
+    return predict(logits, questions, windows, f, hardware.micro_batch_tokens)
 
 
 def span_text(question: Question, windows: Windows, row: int, first: int, last: int) -> str:
