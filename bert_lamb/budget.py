@@ -92,7 +92,8 @@ def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: di
 
 def budget_text(s: Settings, b: Budget) -> str:
     """The plan as people read it before they pay for it."""
-    lines = [f"{s.experiment}: BERT-{s.model.name}, {OPTIMIZER_WORDS[s.optimizer.preset]}, {b.devices} device{"s" if b.devices > 1 else ""} (hardware={s.hardware.name})"]
+    devices = f"{b.devices} device{'s' if b.devices > 1 else ''} (hardware={s.hardware.name})"
+    lines = [f"{s.experiment}: BERT-{s.model.name}, {OPTIMIZER_WORDS[s.optimizer.preset]}, {devices}"]
     for number, p in enumerate(b.phases, 1):
         rate = f"lr 0 -> {p.peak_lr:.3g} -> {p.last_lr:.2g}" if p.first_lr == 0 else f"lr {p.first_lr:.3g} -> {p.last_lr:.2g}"
         read = f", data read {p.passes:.1f} times" if p.passes is not None else ""
@@ -101,7 +102,7 @@ def budget_text(s: Settings, b: Budget) -> str:
             f"= {p.tokens / 1e9:.3g} G tokens{read}; {p.flops:.2e} FLOPs; {rate}"
         )
         lines.append(
-            f"           batch: {b.devices} devices x {p.micro_batches} micro-batches x up to {p.micro_batch} sequences"
+            f"           batch: {p.micro_batches} micro-batches of up to {p.micro_batch} sequences on each"
         )
     time = f"{b.hours:,.1f} hours" if b.hours >= 1 else f"{b.hours * 60:.0f} minutes"
     lines.append(f"  {b.flops:.2e} FLOPs: about {time} at an assumed {b.assumed_tflops:g} TFLOP/s per device")
