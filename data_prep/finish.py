@@ -48,7 +48,7 @@ def make_manifest(
         "sources": plan.sources,
         "tokenizer": vocabulary.about(),
         "libraries": {name: version(name) for name in LIBRARIES},
-        "split_rule": f"held out where the first 64 bits of BLAKE2b of the cleaned text are below {data.heldout_share}",
+        "split_rule": f"held out: BLAKE2b-64 of the cleaned text, over 2^64, below {data.heldout_share}",
         "counts": counts,
         "rejects": dict(rejects),
         "unigram_entropy_nats": unigram_entropy(folder, files, len(vocabulary.entries)),
@@ -103,8 +103,7 @@ def notes(
         if numbers:
             named = ", ".join(numbers[:NAMED_SHARDS]) + (", ..." if len(numbers) > NAMED_SHARDS else "")
             found.append(
-                f"{len(numbers)} {split} shards hold a single document and give no random pairs, all their pairs are "
-                f"true neighbours: {named}."
+                f"Shards of {split} with one document, hence without random pairs: {len(numbers)} ({named})."
             )
     if not counts["heldout_documents"]:
         found.append("No document is held out: there will be no held-out loss.")
@@ -115,7 +114,7 @@ def write_questions(folder: Path, data: DataSettings) -> dict[str, dict[str, Any
     """The embedded world's questions in SQuAD's layout."""
     files = {}
     for split in ("train", "dev"):
-        squad = world.questions(data.seed, split)  # type: ignore[arg-type]
+        squad = world.questions(data.seed, split)
         path = folder / "squad" / f"{split}.json"
         path.parent.mkdir(exist_ok=True)
         write_whole(path, json.dumps(squad, ensure_ascii=False).encode())

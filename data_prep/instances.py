@@ -1,10 +1,10 @@
 """BERT's sentence pairs as spans of a shard's tokens, drawn anew for every pass.
 
-As google-research/bert cuts them: sentences of a document are collected until a target length; A ends at a random border
-between them; B is the rest, or (in half of the cases, and always where one sentence is left) a run of sentences of
-another document, and then the sentences that B would have been are used again. Pairs too long lose tokens one by one
-at a random end of the longer segment. Everything is a pure function of the documents and (seed, split, length, pass,
-shard).
+As google-research/bert cuts them: sentences of a document are collected until a target length; A ends at a
+random border between them; B is the rest, or (in half of the cases, and always where one sentence is left) a
+run of sentences of another document, and then the sentences that B would have been are used again. Pairs too
+long lose tokens one by one at a random end of the longer segment. Everything is a pure function of the
+documents and (seed, split, length, pass, shard).
 """
 
 from bisect import bisect_left

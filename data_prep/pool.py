@@ -57,8 +57,8 @@ def run_slices(
             running = _collect(running, done)
     except BrokenProcessPool as error:
         raise PoolError(
-            "a process of `prepare` was ended from outside, often for want of memory: finished shards are kept; "
-            f"run the same command again with fewer data.processes (now {workers}) or a smaller data.shard_mib"
+            "a process of `prepare` was ended from outside, often for want of memory; finished shards are "
+            f"kept: run the same command again with fewer data.processes (now {workers})"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -1,6 +1,6 @@
 """The data stage: `python -m data_prep.prepare [overrides]`. Raw text to the token store, on all cores.
 
-It goes on where it was cut, does nothing where the store is complete, and rebuilds what is missing or damaged.
+Goes on where it was cut, does nothing where the store is complete, rebuilds what is missing or damaged.
 """
 
 import errno
@@ -45,8 +45,8 @@ def main(s: Settings) -> None:
         if error.errno != errno.ENOSPC:
             raise
         raise PrepareError(
-            f"no space left below data.root={s.data.root}: free some, or choose another data.root; finished shards are "
-            "kept, the same command goes on"
+            f"no space left below data.root={s.data.root}: free some, or choose another data.root; finished "
+            "shards are kept, the same command goes on"
         ) from error
 
 
@@ -98,8 +98,8 @@ def check_space(data: DataSettings, plan: Plan, folder: Path) -> None:
     already = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.exists() else 0
     if expected - already > free:
         raise PrepareError(
-            f"data.root={data.root}: about {expected / 1e9:.1f} GB are needed there, {free / 1e9:.1f} GB are free; "
-            "choose another data.root, or fewer data.passes"
+            f"data.root={data.root}: about {expected / 1e9:.1f} GB are needed there, {free / 1e9:.1f} GB are "
+            "free; choose another data.root, or fewer data.passes"
         )
 
 
@@ -149,7 +149,8 @@ def make_shards(data: DataSettings, folder: Path, plan: Plan) -> dict[int, Shard
     workers = min(data.processes or core_count(), max(1, len(todo)))
     log.info(
         "%d shard%s of %.1f MB to make with %d process%s into %s",
-        len(todo), "s" * (len(todo) != 1), sum(s.size for s in todo) / 1e6, workers, "es" * (workers != 1), folder,
+        len(todo), "s" * (len(todo) != 1), sum(s.size for s in todo) / 1e6,
+        workers, "es" * (workers != 1), folder,
     )  # fmt: skip
     sizes = {s.number: s.size for s in plan.slices}
     progress = Progress(plan.size, plan.size - sum(s.size for s in todo))
@@ -165,7 +166,7 @@ def make_shards(data: DataSettings, folder: Path, plan: Plan) -> dict[int, Shard
 
 
 def check_hopeless(data: DataSettings, first: list[ShardRecord], folder: Path) -> None:
-    """Stops early where most of the input is bad; looks at shards in order, so that the verdict never varies."""
+    """Stops early where most of the input is bad; looks at shards in order, so the verdict never varies."""
     total, rejected = sum(r.records for r in first), sum(sum(r.rejects.values()) for r in first)
     if total >= HOPELESS_RECORDS and rejected > max(HOPELESS_SHARE, data.max_reject_share) * total:
         raise PrepareError(rejects_message(data, first, 0, folder))
@@ -192,7 +193,7 @@ def rejects_message(data: DataSettings, shards: list[ShardRecord], damaged: int,
         f"data.max_reject_share={data.max_reject_share} allows:\n"
         + "\n".join(lines)
         + f"\nSamples with file and "
-        f"line are in {folder / 'rejects'}. Mend the input, or raise data.max_reject_share; what is done is kept."
+        f"line: {folder / 'rejects'}. Mend the input, or raise data.max_reject_share; the rest is kept."
     )
 
 
@@ -201,8 +202,9 @@ def check_size(manifest: dict[str, Any]) -> None:
     for length, passes in manifest["instances"]["train"].items():
         if not all(p["instances"] for p in passes):
             raise PrepareError(
-                f"the text gives no pair of sentences for data.seq_lens={length}: {manifest['counts']['documents']} "
-                f"documents with {manifest['counts']['sentences']} sentences are left for training; give more text"
+                f"the text gives no pair of sentences for data.seq_lens={length}: "
+                f"{manifest['counts']['documents']} documents with {manifest['counts']['sentences']} sentences "
+                "are left for training; give more text"
             )
 
 

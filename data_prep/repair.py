@@ -1,4 +1,4 @@
-"""A store that has its manifest: is it the one asked for, and are its files whole? Else just these are made again."""
+"""A store that has its manifest: is it the one asked for? Files missing or damaged are made again."""
 
 import logging
 import os
@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from bert_lamb.data.manifest import read_manifest, verify_store
-from bert_lamb.data.store import documents_name
+from bert_lamb.data.store import documents_name, read_documents
 from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings
 from data_prep.finish import write_questions
 from data_prep.pool import core_count, run_slices
 from data_prep.resume import PrepareError, refuse_other
-from data_prep.shards import WORK, remake_instances
+from data_prep.shards import WORK, write_instances
 from data_prep.slices import plan_input
 from data_prep.sources import SourceError, source_files
 from data_prep.tokenizer import Vocabulary
 
 log = logging.getLogger(__name__)
-SHARD_FILE = re.compile(r"(train|heldout)/(documents|seq\d+-pass\d+)-(\d+)\.arrow")
+SHARD_FILE = re.compile(r"(train|heldout)/(?:documents|seq(\d+)-pass(\d+))-(\d+)\.arrow")
 
 
 def check_finished(
@@ -68,20 +68,15 @@ def repair(data: DataSettings, folder: Path, manifest: dict[str, Any], given: Vo
         restore_vocabulary(folder, manifest, given)
     if any(name.startswith("squad/") for name in bad):
         write_questions(folder, data)
-    slices: set[int] = set()
-    spans: set[tuple[str, int]] = set()
-    for name in bad:
-        match = SHARD_FILE.fullmatch(name)
-        if match is None:
-            continue
-        split, number = match[1], int(match[3])
-        if f"{split}/{documents_name(number)}" in bad:
-            slices.add(number)
-        else:
-            spans.add((split, number))
-    for split, number in sorted(spans):
+    shard_files = [match for name in bad if (match := SHARD_FILE.fullmatch(name))]
+    slices = {
+        int(m[4]) for m in shard_files if m[2] is None
+    }  # without its documents a shard needs the raw text
+    for match in shard_files:
+        split, number = match[1], int(match[4])
         if number not in slices:
-            remake_instances(folder, data, split, number)
+            documents = read_documents(folder / split / documents_name(number))
+            write_instances(folder, data, split, number, documents, int(match[2]), int(match[3]))
     if slices:
         plan = plan_input(data, source_files(data), data.processes or core_count())
         refuse_other(folder, manifest, {"settings": manifest["settings"], "sources": plan.sources})
@@ -98,7 +93,7 @@ def restore_vocabulary(folder: Path, manifest: dict[str, Any], given: Vocabulary
     """From the given file; a trained one is trained again with the whole store."""
     if given is None or given.sha256 != manifest["tokenizer"]["sha256"]:
         raise PrepareError(
-            f"{folder / VOCABULARY} is missing or damaged, and was trained with this store: restore it from a copy, or "
-            f"delete {folder} to prepare anew"
+            f"{folder / VOCABULARY} is missing or damaged, and was trained with this store: restore it "
+            f"from a copy, or delete {folder} to prepare anew"
         )
     write_whole(folder / VOCABULARY, given.content)

@@ -1,4 +1,4 @@
-"""One slice to one shard: documents, tokens, spans, rejects. A shard depends on its slice and the settings alone."""
+"""One slice to one shard, which depends on its slice and the settings alone."""
 
 import json
 from collections import Counter
@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 from bert_lamb.data.store import (
     SPLITS,
     Documents,
+    Spans,
     documents_name,
-    read_documents,
     spans_name,
     token_dtype,
     write_documents,
@@ -54,7 +54,7 @@ def record_path(folder: Path, number: int) -> Path:
 
 
 def read_record(folder: Path, number: int) -> ShardRecord | None:
-    """The record of a finished shard, None where there is none or one of its files is not as it was written."""
+    """The record of a finished shard; None where there is none, or a file is not as it was written."""
     path = record_path(folder, number)
     if not path.is_file():
         return None
@@ -153,7 +153,7 @@ def split_of(cleaned: str, heldout_share: float) -> str:
 def tokenised(
     documents: Iterator[Document], language: str, tokenizer: Tokenizer
 ) -> Iterator[tuple[Document, list[int], list[int]]]:
-    """Each document with its sentences' lengths in tokens and its tokens; sentences without a token are dropped."""
+    """Each document, its sentences' lengths in tokens, its tokens; sentences without a token are dropped."""
     for document in documents:
         lengths: list[int] = []
         tokens: list[int] = []
@@ -176,29 +176,28 @@ def add_instances(
     for seq_len in data.seq_lens:
         entries = record.instances.setdefault(split, {}).setdefault(str(seq_len), [])
         for pass_ in range(data.passes if split == "train" else 1):
-            spans = make_instances(documents, seq_len, data.short_share, (data.seed, split, pass_, number))
-            name = f"{split}/{spans_name(seq_len, pass_, number)}"
-            write_spans(folder / name, spans)
+            path, spans = write_instances(folder, data, split, number, documents, seq_len, pass_)
             tokens = int(spans.lengths.sum())
-            record.files[name] = about_file(folder / name, len(spans), tokens)
+            record.files[path.relative_to(folder).as_posix()] = about_file(path, len(spans), tokens)
             random_next = len(spans) - int(spans.is_next.sum())
             entries.append(
                 {"pass": pass_, "instances": len(spans), "tokens": tokens, "random_next": random_next}
             )
 
 
+def write_instances(
+    folder: Path, data: DataSettings, split: str, number: int, documents: Documents, seq_len: int, pass_: int
+) -> tuple[Path, Spans]:
+    """Cuts and writes one instance table."""
+    spans = make_instances(documents, seq_len, data.short_share, (data.seed, split, pass_, number))
+    path = folder / split / spans_name(seq_len, pass_, number)
+    write_spans(path, spans)
+    return path, spans
+
+
 def about_file(path: Path, rows: int, tokens: int) -> dict[str, Any]:
     """The manifest's entry of one file."""
     return {"sha256": file_sha256(path), "rows": rows, "tokens": tokens}
-
-
-def remake_instances(folder: Path, data: DataSettings, split: str, number: int) -> ShardRecord:
-    """Writes the instance tables of a documents file that is there; needs no raw text."""
-    record = ShardRecord(number)
-    add_instances(
-        folder, data, split, number, read_documents(folder / split / documents_name(number)), record
-    )
-    return record
 
 
 def write_rejects(folder: Path, number: int, rejects: list[Reject]) -> None:

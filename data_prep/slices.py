@@ -1,10 +1,11 @@
-"""Slices: pieces of the input cut by their place in their file, so that every shard depends on its slice alone."""
+"""Slices: pieces of the input, cut by their place in their file; one becomes one shard."""
 
 import hashlib
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -125,15 +126,16 @@ def _plan_text(file: SourceFile, data: DataSettings) -> PlannedFile:
                 borders.position += len(chunk)
             elif not borders.feed(chunk):
                 raise SourceError(
-                    f"data.paths: {file.path} holds {LARGEST_GAP // MIB} MiB without the end of a "
-                    f"{'line' if file.format == '.jsonl' else 'paragraph (an empty line)'}: is it really {file.format}?"
+                    f"data.paths: {file.path} holds {LARGEST_GAP // MIB} MiB without "
+                    f"{'the end of a line' if file.format == '.jsonl' else 'an empty line'}: is it really "
+                    f"{file.format}, one document after the other?"
                 )
     except DamagedStream as error:
         damage = str(error)
     starts = [*borders.found, (borders.position, 0)]
     pieces = [
         Piece(file, start, end, first, truncated=damage is not None and end == borders.position)
-        for (start, first), (end, _) in zip(starts, starts[1:], strict=False)
+        for (start, first), (end, _) in pairwise(starts)
         if end > start or whole
     ]
     size = borders.position if file.compression == "generated" else Path(file.path).stat().st_size
@@ -191,7 +193,7 @@ def _plan_parquet(file: SourceFile, data: DataSettings) -> PlannedFile:
         size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == data.text_field)
         parts = max(1, round(size / (data.shard_mib * MIB)))
         cuts = [about.num_rows * i // parts for i in range(parts + 1)]
-        for start, end in zip(cuts, cuts[1:], strict=False):
+        for start, end in pairwise(cuts):
             if end > start:
                 pieces.append(Piece(file, start, end, row + start, group))
                 sizes.append(size // parts)
@@ -200,7 +202,7 @@ def _plan_parquet(file: SourceFile, data: DataSettings) -> PlannedFile:
 
 
 def payloads(slices: list[Slice], data: DataSettings) -> Iterator[tuple[Slice, list[bytes | None]]]:
-    """Slices with the raw text of those pieces that only a stream can give; others are read by who needs them."""
+    """Slices with the raw text of those pieces that only a stream gives; others are read by their worker."""
     stream: RawStream | None = None
     for piece_slice in slices:
         texts: list[bytes | None] = []

@@ -31,7 +31,7 @@ class DamagedStream(Exception):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input file. Its name is the path below the folder that was asked for: no absolute path is written."""
+    """One input file. Its name is the path below the folder asked for: no absolute path is ever written."""
 
     name: str
     path: str  # "" for the embedded corpus
@@ -68,7 +68,7 @@ def _files_of(asked: str) -> list[SourceFile]:
         if not kind_of(path.name):
             raise SourceError(f"data.paths: {asked} is of no known kind; convert it to one of {known}")
         return [source_file(path, path.name)]
-    matches = sorted(Path(p) for p in glob(asked, recursive=True) if Path(p).is_file())
+    matches = sorted(Path(p) for p in glob(asked, recursive=True) if Path(p).is_file())  # noqa: PTH207 (absolute globs)
     files = [source_file(p, p.name) for p in matches if kind_of(p.name)]
     if not files:
         raise SourceError(

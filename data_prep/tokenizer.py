@@ -76,7 +76,8 @@ def vocabulary_problems(entries: list[str], data: DataSettings) -> list[str]:
     problems = []
     if data.vocab_size not in (0, len(entries)):
         problems.append(
-            f"it has {len(entries)} entries, data.vocab_size={data.vocab_size}: set data.vocab_size={len(entries)} or 0"
+            f"it has {len(entries)} entries, data.vocab_size={data.vocab_size}: "
+            f"set that to {len(entries)} or 0"
         )
     missing = [token for token in SPECIAL_TOKENS if token not in entries]
     if missing:
@@ -90,8 +91,8 @@ def vocabulary_problems(entries: list[str], data: DataSettings) -> list[str]:
     upper = [entry for entry in words if entry != entry.lower()]
     if data.lower_case and upper:
         problems.append(
-            f"{len(upper)} of its entries have upper-case letters, e.g. {upper[0]!r}, which lower-cased text never "
-            "shows: set data.lower_case=false, or take an uncased vocabulary"
+            f"{len(upper)} of its entries have upper-case letters, e.g. {upper[0]!r}, which lower-cased text "
+            "never shows: set data.lower_case=false, or take an uncased vocabulary"
         )
     latin = any("a" <= entry[:1] <= "z" for entry in words)
     if not data.lower_case and latin and not upper:
@@ -104,8 +105,8 @@ def vocabulary_problems(entries: list[str], data: DataSettings) -> list[str]:
 def train_vocabulary(texts: Iterable[str], data: DataSettings) -> Vocabulary:
     """WordPiece entries for these texts, by merging the most frequent pairs.
 
-    The library numbers single characters by the order of a hash map and so breaks ties by chance. Here every one of
-    them gets its number beforehand: a first training without merges tells which there are, a second one merges.
+    The library numbers single characters by the order of a hash map and so breaks ties by chance. Here all of
+    them get their numbers beforehand: a first training without merges tells which there are, a second merges.
     """
     normalizer = bert_normalizer(data.lower_case)
     lines = [line for text in texts for line in text.split("\n")]
@@ -119,7 +120,7 @@ def train_vocabulary(texts: Iterable[str], data: DataSettings) -> Vocabulary:
     least = len(special) + len(alphabet) + len(inner)
     if least > data.vocab_size:
         raise VocabularyError(
-            f"data.vocab_size={data.vocab_size}: the text's single characters alone need {least} entries; raise it"
+            f"data.vocab_size={data.vocab_size}: single characters alone need {least} entries; raise it"
         )
     entries = _train(lines, data, special + inner, alphabet, data.vocab_size)
     first = dict.fromkeys(special + alphabet + inner)

@@ -1,4 +1,4 @@
-"""WordPiece vocabularies: a vocab.txt, one entry a line, its number is the id; and the tokenizer that it makes."""
+"""WordPiece vocabularies: vocab.txt, one entry a line, its number is the id; and the tokenizer of one."""
 
 import hashlib
 from pathlib import Path
@@ -64,7 +64,7 @@ def make_tokenizer(vocabulary: list[str], lower_case: bool) -> Tokenizer:
 
 
 def bert_normalizer(lower_case: bool) -> normalizers.BertNormalizer:
-    """Drops control characters, parts Chinese characters; lower case and no accents where asked, as BERT does."""
+    """BERT's: drops control characters, parts Chinese ones, folds case and strips accents where asked."""
     return normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=True, strip_accents=lower_case, lowercase=lower_case
     )
