@@ -16,6 +16,7 @@ from bert_lamb.data.store import SPAN_COLUMNS, SPLITS, Documents, Spans
 
 SPECIAL_PER_SEQUENCE = 3  # [CLS] A [SEP] B [SEP]
 SHORTEST_TARGET = 2
+BITS = 32  # coin flips taken from one uniform number
 DRAWS = 1 << 16  # uniform numbers made at a time
 
 
@@ -87,14 +88,21 @@ def _pairs_of_document(
 def _truncated(
     a_start: int, a_stop: int, b_start: int, b_stop: int, most: int, draw: Callable[[], float]
 ) -> tuple[int, int, int, int]:
-    """Tokens go one by one from the longer segment, from its front or its back by chance."""
+    """Tokens go one by one from the longer segment (from B at a tie), each from front or back by chance."""
     a, b = a_stop - a_start, b_stop - b_start
-    while a + b > most:
-        front = draw() < 0.5
-        if a > b:
-            a -= 1
-            a_start += front
-        else:
-            b -= 1
-            b_start += front
-    return a_start, a_start + a, b_start, b_start + b
+    surplus = a + b - most
+    from_a = min(surplus, max(0, a - b))  # until both are as long
+    from_b = min(surplus, max(0, b - a))
+    rest = surplus - from_a - from_b
+    from_a, from_b = from_a + rest // 2, from_b + rest - rest // 2
+    a_front, b_front = _heads(from_a, draw), _heads(from_b, draw)
+    return a_start + a_front, a_stop - from_a + a_front, b_start + b_front, b_stop - from_b + b_front
+
+
+def _heads(coins: int, draw: Callable[[], float]) -> int:
+    """How many of so many coins show heads; a draw holds BITS of them."""
+    heads = 0
+    while coins > 0:
+        heads += (int(draw() * 2**BITS) & ((1 << min(coins, BITS)) - 1)).bit_count()
+        coins -= BITS
+    return heads

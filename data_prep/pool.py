@@ -11,10 +11,9 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from bert_lamb.data.vocabulary import VOCABULARY, make_tokenizer, read_vocabulary
 from bert_lamb.settings import DataSettings
+from data_prep.encoder import Encoder
 from data_prep.shards import ShardRecord, make_shard
 from data_prep.slices import Slice, payloads
 
@@ -40,9 +39,9 @@ def run_slices(
     cores = data.processes or core_count()
     workers = min(cores, len(slices))
     if workers <= 1:
-        tokenizer = store_tokenizer(folder, data)
+        encoder = store_encoder(folder, data)
         for part, texts in payloads(slices, data):
-            done(make_shard(folder, data, tokenizer, part, texts))
+            done(make_shard(folder, data, encoder, part, texts))
         return
     pool = ProcessPoolExecutor(
         workers, get_context("spawn"), _start_worker, (folder, data, max(1, cores // workers))
@@ -73,11 +72,11 @@ def _collect(
     return rest
 
 
-def store_tokenizer(folder: Path, data: DataSettings) -> Tokenizer:
-    return make_tokenizer(read_vocabulary(folder / VOCABULARY), data.lower_case)
+def store_encoder(folder: Path, data: DataSettings) -> Encoder:
+    return Encoder(make_tokenizer(read_vocabulary(folder / VOCABULARY), data.lower_case), data.lower_case)
 
 
-_worker: tuple[Path, DataSettings, Tokenizer]
+_worker: tuple[Path, DataSettings, Encoder]
 
 
 def _start_worker(folder: Path, data: DataSettings, threads: int) -> None:
@@ -86,7 +85,7 @@ def _start_worker(folder: Path, data: DataSettings, threads: int) -> None:
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = (folder, data, store_tokenizer(folder, data))
+    _worker = (folder, data, store_encoder(folder, data))
 
 
 def _end_with_parent() -> None:

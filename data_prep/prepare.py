@@ -199,12 +199,13 @@ def rejects_message(data: DataSettings, shards: list[ShardRecord], damaged: int,
 
 def check_size(manifest: dict[str, Any]) -> None:
     """A store that nothing can be trained on is none."""
+    counts = manifest["counts"]
     for length, passes in manifest["instances"]["train"].items():
         if not all(p["instances"] for p in passes):
             raise PrepareError(
                 f"the text gives no pair of sentences for data.seq_lens={length}: "
-                f"{manifest['counts']['documents']} documents with {manifest['counts']['sentences']} sentences "
-                "are left for training; give more text"
+                f"{counts['documents']} documents with {counts['sentences']} sentences are left for training; "
+                "give more text"
             )
 
 

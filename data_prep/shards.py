@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from bert_lamb.data.store import (
     SPLITS,
@@ -18,12 +17,12 @@ from bert_lamb.data.store import (
     Spans,
     documents_name,
     spans_name,
-    token_dtype,
     write_documents,
     write_spans,
 )
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings
+from data_prep.encoder import Encoder
 from data_prep.instances import make_instances
 from data_prep.records import Document, Reject, records
 from data_prep.sentences import clean, sentences
@@ -92,20 +91,19 @@ class SplitBuilder:
 
 
 def make_shard(
-    folder: Path, data: DataSettings, tokenizer: Tokenizer, part: Slice, texts: list[bytes | None]
+    folder: Path, data: DataSettings, encoder: Encoder, part: Slice, texts: list[bytes | None]
 ) -> ShardRecord:
     """Writes every file of one shard, its record last."""
     record = ShardRecord(part.number)
     splits = {split: SplitBuilder() for split in SPLITS}
-    dtype = token_dtype(tokenizer.get_vocab_size())
     rejects: list[Reject] = []
     reasons: Counter[str] = Counter()
     kept = good_documents(records(part, texts, data), record, rejects, reasons)
-    for document, lengths, tokens in tokenised(kept, data.language, tokenizer):
+    for document, lengths, tokens in tokenised(kept, data.language, encoder):
         if not tokens:
             add_reject(Reject(document.id, 0, "no token in it", document.text[:200]), rejects, reasons)
             continue
-        splits[split_of(document.text, data.heldout_share)].add(document.id, lengths, tokens, dtype)
+        splits[split_of(document.text, data.heldout_share)].add(document.id, lengths, tokens, encoder.dtype)
     for split, builder in splits.items():
         if builder.ids:
             documents = builder.documents()
@@ -151,7 +149,7 @@ def split_of(cleaned: str, heldout_share: float) -> str:
 
 
 def tokenised(
-    documents: Iterator[Document], language: str, tokenizer: Tokenizer
+    documents: Iterator[Document], language: str, encoder: Encoder
 ) -> Iterator[tuple[Document, list[int], list[int]]]:
     """Each document, its sentences' lengths in tokens, its tokens; sentences without a token are dropped."""
     for document in documents:
@@ -159,8 +157,7 @@ def tokenised(
         tokens: list[int] = []
         pending = sentences(document.text, language)
         while batch := list(islice(pending, BATCH)):
-            for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
-                ids = encoding.ids
+            for ids in encoder.encode(batch):
                 if ids:
                     lengths.append(len(ids))
                     tokens += ids

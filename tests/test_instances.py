@@ -59,9 +59,14 @@ def slow_pairs(texts: list[list[list[int]]], most: int, short: float, draw: Call
                     is_next = 0
                 else:
                     b, is_next = [t for s in chunk[border:] for t in s], 1
-                while len(a) + len(b) > most:
-                    front, longer = draw() < 0.5, a if len(a) > len(b) else b
-                    del longer[0 if front else -1]
+                cut = {"a": 0, "b": 0}
+                while len(a) + len(b) - sum(cut.values()) > most:
+                    cut["a" if len(a) - cut["a"] > len(b) - cut["b"] else "b"] += 1
+                for segment, count in ((a, cut["a"]), (b, cut["b"])):
+                    for coin in range(count):
+                        if coin % 32 == 0:
+                            bits = int(draw() * 2**32)
+                        del segment[0 if bits >> (coin % 32) & 1 else -1]
                 yield a, b, is_next
                 chunk = []
             i += 1

@@ -111,11 +111,11 @@ def test_nothing_written_names_a_path_a_host_or_a_user(finished):
 def test_a_run_that_fails_in_the_middle_goes_on_to_the_same_bytes(text, finished, tmp_path, monkeypatch):
     made = []
 
-    def stop_after_two(folder, data, tokenizer, part, texts):
+    def stop_after_two(folder, data, encoder, part, texts):
         if len(made) == 2:
             raise KeyboardInterrupt
         made.append(part.number)
-        return make_shard(folder, data, tokenizer, part, texts)
+        return make_shard(folder, data, encoder, part, texts)
 
     make_shard = pool.make_shard
     monkeypatch.setattr(pool, "make_shard", stop_after_two)

@@ -86,8 +86,8 @@ def test_bad_records_are_counted_with_place_and_reason_and_the_rest_goes_on(tmp_
     good = [json.dumps({"text": "One two. Three.", "id": 77}), json.dumps({"text": "Four."})]
     lines = [
         good[0].encode(), b'{"text": "cut of', b"[1, 2]", b'{"title": "no text"}', b'{"text": 5}',
-        b'{"text": null}', b'{"text": "\xff\xfe"}', b'{"text": " \\n "}', b'{"text": "a\\u0000b"}', b'{"text": "\\ud800 x"}',
-        b"", good[1].encode(),
+        b'{"text": null}', b'{"text": "\xff\xfe"}', b'{"text": " \\n "}', b'{"text": "a\\u0000b"}',
+        b'{"text": "\\ud800 x"}', b"", good[1].encode(),
     ]  # fmt: skip
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
     documents, rejects, _ = read(data_settings(paths=[tmp_path / "a.jsonl"]))

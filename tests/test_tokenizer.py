@@ -1,6 +1,7 @@
 """Vocabularies: trained ones repeat to the byte, given ones are refused where they do not fit."""
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from bert_lamb.data.vocabulary import (
     read_vocabulary,
     special_ids,
 )
+from data_prep.encoder import Encoder
 from data_prep.tokenizer import VocabularyError, given_vocabulary, train_vocabulary
 
 ROOT = Path(__file__).parents[1]
@@ -154,3 +156,16 @@ def test_the_store_s_tokenizer_is_checked_against_the_manifest(trained, tmp_path
 def test_line_ends_of_windows_are_no_part_of_entries(tmp_path):
     (tmp_path / "vocab.txt").write_bytes(b"[PAD]\r\na\r\n")
     assert read_vocabulary(tmp_path / "vocab.txt") == ["[PAD]", "a"]
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_the_word_by_word_encoder_gives_the_tokenizer_s_ids(trained, lower_case, monkeypatch):
+    rng = random.Random(4)
+    signs = [chr(c) for c in range(32, 127)] + list("\t  abeiou") + ["é", "東", "\u00a0", "ß", "x" * 60]
+    drawn = ["".join(rng.choices(signs, k=rng.randint(0, 40))) for _ in range(2000)]
+    texts = [*write_text(1, 50), *drawn, *(t for t in drawn if t.isascii()), "a" * 150, ""]
+    tokenizer = make_tokenizer(trained.entries, lower_case)
+    expected = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    assert Encoder(tokenizer, lower_case).encode(texts) == expected
+    monkeypatch.setattr("data_prep.encoder.MOST_WORDS", 7)
+    assert Encoder(tokenizer, lower_case).encode(texts) == expected
