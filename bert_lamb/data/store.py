@@ -24,6 +24,8 @@ SPAN_COLUMNS = {"a_start": "u4", "a_length": "u2", "b_start": "u4", "b_length": 
 class StoreError(Exception):
     """A token store that must not be used; the message names the file and the way out."""
 
+    for_people = True
+
 
 @dataclass
 class Documents:

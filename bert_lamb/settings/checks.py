@@ -14,6 +14,7 @@ CHOICES = {
     "hardware.strategy": ("auto", "single", "ddp"),
     "hardware.precision": ("bf16", "fp32", "fp64"),
     "hardware.compile": ("auto", "on", "off"),
+    "inspect.phase": (1, 2),
     "run.wandb": ("auto", "online", "offline", "disabled"),
 }
 AT_LEAST = {  # key: smallest value that makes sense
@@ -44,6 +45,9 @@ AT_LEAST = {  # key: smallest value that makes sense
     "run.checkpoint_every": 1,
     "run.keep_checkpoints": 1,
     "run.max_skipped_in_row": 1,
+    "inspect.epoch": 0,
+    "inspect.sequence": 0,
+    "inspect.step": 0,
 }
 SHARES = ("data.heldout_share", "data.short_share", "data.max_reject_share", "masking.share", "model.dropout",
           "model.attention_dropout", "finetune.dropout", "finetune.warmup_share")  # fmt: skip
@@ -75,7 +79,7 @@ def value_of(s: Settings, key: str):
 def _choices(s: Settings) -> Iterator[str]:
     for key, allowed in CHOICES.items():
         if value_of(s, key) not in allowed:
-            yield f"{key}={value_of(s, key)}: choose one of {', '.join(allowed)}"
+            yield f"{key}={value_of(s, key)}: choose one of {', '.join(map(str, allowed))}"
     for arm in s.finetune.arms:
         if arm not in ("pretrained", "scratch"):
             yield f"finetune.arms has {arm!r}: choose from pretrained, scratch"

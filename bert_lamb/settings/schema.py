@@ -31,18 +31,18 @@ class DataSettings:
     name: str = MISSING  # folder below root
     root: str = MISSING
     source: str = MISSING  # "sample" (the embedded corpus) or "text" (files)
-    paths: list[str] = MISSING  # text: files, folders or globs of .txt, .jsonl, .jsonl.zst, .parquet
+    paths: list[str] = MISSING  # text: files, folders or globs of .txt, .jsonl (both also .zst, .gz), .parquet
     text_field: str = MISSING  # jsonl, parquet: the field that holds the text
     txt_document: str = MISSING  # .txt: "file" (one document a file) or "blank_line" (empty lines part documents)
     articles: int = MISSING  # sample: encyclopedia-like documents
     books: int = MISSING  # sample: story-like documents
     language: str = MISSING  # ISO code for the sentence splitter
-    vocab: str | None = MISSING  # a vocab.txt, or a tokenizer.json; null: train one on this text
+    vocab: str | None = MISSING  # a WordPiece vocab.txt; null: train one on this text
     vocab_size: int = MISSING  # entries to train; with `vocab` given it must be its size or 0
     lower_case: bool = MISSING  # fold case and strip accents, as BERT's uncased vocabularies expect
     seq_lens: list[int] = MISSING  # lengths to cut instances for, [CLS] and [SEP] included
     passes: int = MISSING  # times that pairs and cuts are drawn anew (BERT's duplication factor)
-    short_share: float = MISSING  # share of instances with a random shorter target length
+    short_share: float = MISSING  # share of documents cut to a random shorter length, drawn once a document and pass
     heldout_share: float = MISSING  # share of documents kept from training, chosen by their text
     seed: int = MISSING  # draws of pairs and cuts; the embedded world
     shard_mib: int = MISSING  # raw text per slice of a file, hence per shard
@@ -149,6 +149,16 @@ class RunSettings:
 
 
 @dataclass
+class InspectSettings:
+    """What `inspect` shows; never part of the recipe."""
+
+    phase: int = MISSING  # 1 or 2
+    epoch: int = MISSING  # whose mask is shown; epoch e reads pass e mod data.passes
+    sequence: int = MISSING  # row of that pass, from 0
+    step: int = MISSING  # the optimizer step whose batch is shown, from 0
+
+
+@dataclass
 class Settings:
     """The whole tree, as composed from `conf/`."""
 
@@ -165,6 +175,7 @@ class Settings:
     finetune: FinetuneSettings = MISSING
     hardware: HardwareSettings = MISSING
     run: RunSettings = MISSING
+    inspect: InspectSettings = MISSING
 
     def phase(self, number: int) -> PhaseSettings:
         """Phase 1 or 2."""
