@@ -80,7 +80,8 @@ class View:
         kind = "B follows A" if spans.is_next[0] else "B is random"
         yield (
             f"phase {self.number}, length {self.seq_len}, epoch {epoch} "
-            f"(pass {pass_} of {self.tables.passes}), sequence {instance} of {size}, {spans.lengths[0]} tokens, {kind}"
+            f"(pass {pass_} of {self.tables.passes}), sequence {instance} of {size}, "
+            f"{spans.lengths[0]} tokens, {kind}"
         )
         for name, start, length in (
             ("A", spans.a_start[0], spans.a_length[0]),
@@ -111,7 +112,8 @@ class View:
         yield (
             f"step {number} of phase {self.number}: {len(lengths)} sequences of epoch {epochs}, "
             f"{lengths.sum()} tokens ({lengths.min()} to {lengths.max()}), "
-            f"{masked_counts(lengths, self.rule.share).sum()} masked, {np.mean(spans.is_next == 0):.1%} with a random B"
+            f"{masked_counts(lengths, self.rule.share).sum()} masked, "
+            f"{np.mean(spans.is_next == 0):.1%} with a random B"
         )
         for row in range(min(SHOWN, len(lengths))):
             yield self.beginning(int(chosen.epoch[row]), int(chosen.pass_[row]), int(chosen.instance[row]))
