@@ -1,0 +1,159 @@
+"""Reads a run folder into one record: all that tables and figures are made of, and nothing from elsewhere."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bert_lamb.settings import RECIPE_PARTS, recipe_hash
+
+
+class ReportError(Exception):
+    """A folder that is no run folder."""
+
+    for_people = True
+
+
+@dataclass
+class PhaseRecord:
+    """One phase of pretraining, as far as it went."""
+
+    lines: list[dict[str, Any]]  # of metrics.jsonl, by step; the last line of a step
+    result: dict[str, Any] | None  # None: not finished
+
+    def column(self, key: str) -> tuple[list[int], list[float]]:
+        """Steps and values of the lines that have a finite value."""
+        found = [(line["step"], line[key]) for line in self.lines if line.get(key) is not None]
+        return [step for step, _ in found], [value for _, value in found]
+
+    def last(self, key: str) -> float | None:
+        """The newest value."""
+        values = self.column(key)[1]
+        return values[-1] if values else None
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return self.lines[-1]["step"] if self.lines else 0
+
+    def total(self, key: str) -> float:
+        """Sum over all lines."""
+        return sum(self.column(key)[1])
+
+
+@dataclass
+class ArmRecord:
+    """One fine-tuned arm that has its result."""
+
+    name: str  # of its folder
+    result: dict[str, Any]
+    settings: DictConfig
+    machine: dict[str, Any]
+
+
+@dataclass
+class RunRecord:
+    """A run folder's content."""
+
+    name: str  # experiment and recipe hash, whatever the folder is called now
+    settings: DictConfig
+    manifest: dict[str, Any]
+    machine: dict[str, Any]
+    plan: dict[str, Any]
+    events: list[dict[str, Any]]
+    phases: dict[int, PhaseRecord]
+    arms: list[ArmRecord]
+
+    def arm(self, kind: str) -> ArmRecord | None:
+        """The arm `pretrained` or `scratch`; of several, the one with the settings of the last start."""
+        ours = [arm for arm in self.arms if arm.result["arm"] == kind]
+        as_last = [arm for arm in ours if arm.settings.finetune == self.settings.finetune]
+        return next(reversed(as_last or ours), None)
+
+
+def read_run(path: Path) -> RunRecord:
+    """The record of a run folder; whatever a stage has not written yet is empty."""
+    if not (path / "settings.yaml").is_file():
+        raise ReportError(f"{path} is no run folder: it has no settings.yaml; run `make pretrain` first")
+    settings = _settings(path / "settings.yaml")
+    arms = [
+        ArmRecord(
+            file.parent.name, _json(file), _settings(file.with_name("settings.yaml")),
+            _json(file.with_name("machine.json")) or {},
+        )
+        for file in sorted(path.glob("squad/*/result.json"))
+    ]  # fmt: skip
+    return RunRecord(
+        name=f"{settings.experiment}-{recipe_hash(_json(path / 'recipe.json') or {})}",
+        settings=settings,
+        manifest=_json(path / "data_manifest.json") or {},
+        machine=_json(path / "machine.json") or {},
+        plan=_json(path / "plan.json") or {},
+        events=list(_jsonl(path / "events.jsonl")),
+        phases={
+            n: PhaseRecord(_steps(path / f"phase{n}"), _json(path / f"phase{n}/result.json")) for n in (1, 2)
+        },
+        arms=arms,
+    )
+
+
+def recipe_rows(s: DictConfig) -> list[tuple[str, str, str]]:
+    """Key, value and source of everything that decides the pretrained weights and the F1."""
+    parts = {part: plain(s)[part] for part in (*RECIPE_PARTS, "finetune")}
+    unset = {"optimizer": "the preset's", "phase2": "phase 1's schedule goes on"}  # what null means there
+    return [
+        (key, unset.get(key.split(".")[0], "none") if value is None else str(value), _source(s, key))
+        for key, value in leaves(parts)
+    ]
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every leaf."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _source(s: DictConfig, key: str) -> str:
+    """The entry of `sources` for the key or its longest prefix."""
+    parts = key.split(".")
+    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((s.sources[prefix] for prefix in prefixes if prefix in s.sources), "ours, untested")
+
+
+def plain(s: DictConfig) -> dict[str, Any]:
+    """The settings as a plain tree."""
+    return OmegaConf.to_container(s)  # type: ignore[return-value]
+
+
+def _settings(path: Path) -> DictConfig:
+    """settings.yaml as it is, not against today's schema: a report must outlive new settings."""
+    return OmegaConf.load(path)  # type: ignore[return-value]
+
+
+def _steps(folder: Path) -> list[dict[str, Any]]:
+    """Lines by step. A step that comes again after a roll-back or resume replaces all from there on."""
+    kept: list[dict[str, Any]] = []
+    for line in _jsonl(folder / "metrics.jsonl"):
+        while kept and kept[-1]["step"] >= line["step"]:
+            kept.pop()
+        kept.append(line)
+    return kept
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Every whole line; a run that was cut while writing leaves half of one."""
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue

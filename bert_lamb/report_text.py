@@ -1,0 +1,186 @@
+"""The report's words and tables, as Markdown, from a run's record alone."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from bert_lamb.report_run import PhaseRecord, RunRecord, leaves, recipe_rows
+from bert_lamb.run import duration
+
+PAPER = {  # arXiv 1904.00962, Table 1, BERT-Large, LAMB: batches of both phases -> steps, SQuAD v1.1 dev F1
+    (512, 512): (1_000_000, 91.752),
+    (1024, 1024): (500_000, 91.761),
+    (2048, 2048): (250_000, 91.946),
+    (4096, 4096): (125_000, 91.137),
+    (8192, 8192): (62_500, 91.263),
+    (16_384, 16_384): (31_250, 91.345),
+    (32_768, 32_768): (15_625, 91.475),
+    (65_536, 32_768): (8599, 90.584),
+}
+DEV_QUESTIONS = 10_570  # of SQuAD v1.1's development set
+
+
+def verdict(run: RunRecord) -> str:
+    """Both F1s in a few words."""
+    pretrained, scratch = run.arm("pretrained"), run.arm("scratch")
+    named = ((pretrained, "with pretraining"), (scratch, "without"))
+    f1s = [f"{arm.result['f1']:.2f} {words}" for arm, words in named if arm]
+    some = pretrained or scratch
+    return (
+        f"SQuAD v1.1 F1 {', '.join(f1s)} ({some.result['questions']:,} questions)"
+        if some
+        else "No SQuAD result yet"
+    )
+
+
+def report_text(run: RunRecord, figures: list[tuple[str, str]]) -> str:
+    """The whole report."""
+    s = run.settings
+    pictures = {stem: f"![{stem}]({stem}.png)\n\n{caption}\n" for stem, caption in figures}
+    training = [
+        pictures[stem] for stem in ("loss", "schedule", "trust_ratios", "throughput") if stem in pictures
+    ]
+    about = f"BERT-{s.model.name}, experiment `{s.experiment}`, seed {s.seed}."
+    sections = [
+        [f"# {run.name}", "", f"{verdict(run)}. {about}"],
+        ["## SQuAD v1.1", "", *_scores(run), "", pictures.get("squad", ""), *_paper(run)],
+        ["## Pretraining", "", *_phases(run), "", *training],
+        ["## What went wrong", "", *_events(run)],
+        ["## Machine", "", *_machine(run)],
+        ["## Data", "", *_data(run)],
+        ["## Recipe", "", *table("setting | value | source", recipe_rows(s))],
+    ]
+    return "\n\n".join("\n".join(lines).strip("\n") for lines in sections) + "\n"
+
+
+def table(header: str, rows: Iterable[Iterable[Any]]) -> list[str]:
+    """A Markdown table; the header's cells are parted by " | "."""
+    names = header.split(" | ")
+    body = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    return [f"| {' | '.join(cells)} |" for cells in (names, ["---"] * len(names), *body)]
+
+
+def number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _scores(run: RunRecord) -> list[str]:
+    if not run.arms:
+        return ["Not fine-tuned yet."]
+    rows = []
+    for arm in run.arms:
+        r = arm.result
+        scores = [f"{r['questions']:,}", number(r["f1"], 2), number(r["em"], 2)]
+        training = [f"{r['train_questions']:,}", len(r["unmatched"]), f"{r['steps']:,}", r["skipped"]]
+        rows.append([arm.name, *scores, *training, number(r["loss"], 3), duration(r["seconds"])])
+    return table(
+        "arm | questions | F1 | EM | trained on | left out | steps | skipped | last loss | time", rows
+    )
+
+
+def _paper(run: RunRecord) -> list[str]:
+    """The paper's row of the same batches, and why it may not be compared."""
+    s, arm = run.settings, run.arm("pretrained")
+    row = PAPER.get((s.phase1.global_batch, s.phase2.global_batch))
+    if row is None:
+        return ["No row of the paper's Table 1 has this run's batches."]
+    paper_steps, paper_f1 = row
+    steps, model = s.phase1.steps + s.phase2.steps, f"BERT-{s.model.name}"
+    batches = f"{s.phase1.global_batch:,} / {s.phase2.global_batch:,}"
+    rows = [
+        [f"this run, {model}", batches, f"{steps:,}", number(arm.result["f1"] if arm else None, 2)],
+        ["the paper, BERT-Large (arXiv 1904.00962, Table 1)", batches, f"{paper_steps:,}", f"{paper_f1:.3f}"],
+    ]
+    differences = [f"the model is {model}"] if s.model.name != "large" else []
+    if steps != paper_steps:
+        differences.append(f"the recipe has {steps:,} steps")
+    if arm and arm.result["questions"] != DEV_QUESTIONS:
+        differences.append(f"{arm.result['questions']:,} questions are not the dev set's {DEV_QUESTIONS:,}")
+    note = "Seeds alone move F1 by about 0.2."
+    if differences:
+        note = f"The paper's figure is no target for this run: {'; '.join(differences)}."
+    return [*table("run | global batch | steps | F1", rows), "", note]
+
+
+def _phases(run: RunRecord) -> list[str]:
+    work = (
+        "phase | state | steps | batch | length | sequences | real tokens | skipped | seconds | sequences/s"
+    )
+    losses = "phase | MLM + NSP | MLM | NSP | MLM accuracy | held-out MLM | held-out accuracy"
+    work_rows, loss_rows = [], []
+    for n, phase in run.phases.items():
+        p, seconds, sequences = run.settings[f"phase{n}"], phase.total("seconds"), phase.total("sequences")
+        state = "done" if phase.result else "not finished" if phase.lines else "not started"
+        amounts = [f"{sequences:,.0f}", f"{phase.total('tokens'):,.0f}", number(phase.last("skipped"), 0)]
+        speed = [f"{seconds:,.0f}", number(sequences / seconds if seconds else None, 0)]
+        done = f"{phase.steps:,} of {p.steps:,}"
+        work_rows.append([n, state, done, f"{p.global_batch:,}", p.seq_len, *amounts, *speed])
+        keys = ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "heldout_mlm_loss", "heldout_mlm_accuracy")
+        loss_rows.append([n, *(number(phase.last(key), 3) for key in keys)])
+    return [*table(work, work_rows), "", *table(losses, loss_rows), *_speed(run.plan, run.phases)]
+
+
+def _speed(plan: dict[str, Any], phases: dict[int, PhaseRecord]) -> list[str]:
+    """What was planned, and how fast it went."""
+    if not plan:
+        return []
+    seconds = sum(phase.total("seconds") for phase in phases.values())
+    done = sum(p["flops"] * phases[n].steps / p["steps"] for n, p in enumerate(plan["phases"], 1))
+    planned = (
+        f"Planned: {plan['flops']:.2e} FLOPs, {duration(plan['hours'] * 3600)} at an assumed "
+        f"{plan['assumed_tflops']:g} TFLOP/s on each of {plan['devices']} device(s)."
+    )
+    measured = f" Measured: {done / seconds / plan['devices'] / 1e12:.2g} TFLOP/s each." if seconds else ""
+    return ["", planned + measured + " Every sequence is counted at its phase's full length."]
+
+
+def _events(run: RunRecord) -> list[str]:
+    """Everything but the first start of each phase."""
+    rows, started = [], set()
+    for event in run.events:
+        if event["event"] == "start" and event.get("phase") not in started:
+            started.add(event.get("phase"))
+            continue
+        details = ", ".join(f"{k} {v}" for k, v in event.items() if k not in ("time", "event"))
+        rows.append([event.get("time", "-"), event["event"], details])
+    for n, phase in run.phases.items():
+        if phase.lines and not phase.result:
+            rows.append(["-", "not finished", f"phase {n}, step {phase.steps}"])
+    return (
+        table("time | what | where", rows) if rows else ["Nothing: no step was skipped, nothing was resumed."]
+    )
+
+
+def _machine(run: RunRecord) -> list[str]:
+    records = [("pretraining", run.machine), *((f"fine-tuning, {arm.name}", arm.machine) for arm in run.arms)]
+    rows = []
+    for stage, m in records:
+        if m:
+            how = [
+                m.get("precision"),
+                "compiled" if m.get("compiled") else "",
+                f"threads: {m.get('threads', '?')}",
+            ]
+            commit = (m.get("commit") or "-")[:10] + (", changed" if m.get("dirty") else "")
+            versions = ", ".join(f"{k} {v}" for k, v in m.get("versions", {}).items() if v)
+            device = f"{m.get('ranks', 1)} x {m.get('device', '?')}"
+            rows.append([stage, m.get("host", "-"), device, ", ".join(filter(None, how)), commit, versions])
+    return table("stage | host | devices | how | commit | versions", rows) if rows else ["Not known yet."]
+
+
+def _data(run: RunRecord) -> list[str]:
+    m = run.manifest
+    if not m:
+        return ["Not known yet."]
+    vocabulary = m.get("tokenizer", {})
+    rows = [[key, _plain(value)] for key, value in leaves(m.get("counts", {}))]
+    rows.append(
+        ["vocabulary", f"{vocabulary.get('size', 0):,} entries, SHA-256 {vocabulary.get('sha256', '-')[:16]}"]
+    )
+    if m.get("unigram_entropy_nats"):
+        rows.append(["unigram entropy", f"{m['unigram_entropy_nats']:.3f} nats"])
+    rows += [[f"rejected: {reason}", _plain(count)] for reason, count in leaves(m.get("rejects", {}))]
+    return [*table("what | value", rows), *(f"\n{note}" for note in m.get("notes", []))]
+
+
+def _plain(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
