@@ -8,10 +8,11 @@ from pathlib import Path
 
 from bert_lamb.files import write_whole
 from bert_lamb.report_figures import draw_figures
-from bert_lamb.report_run import ReportError, leaves, plain, read_run
-from bert_lamb.report_text import number, report_text, table, verdict
+from bert_lamb.report_run import ReportError, read_run
+from bert_lamb.report_text import report_text, verdict
 from bert_lamb.run import locate_run
-from bert_lamb.settings import RECIPE_PARTS, Settings, command
+from bert_lamb.settings import Settings, command
+from bert_lamb.summary import summary
 
 
 def report(s: Settings) -> None:
@@ -35,24 +36,6 @@ def write_report(path: Path) -> str:
     figures = draw_figures(run, folder)
     write_whole(folder / "report.md", report_text(run, figures).encode())
     return f"{verdict(run)}: {folder / 'report.md'}"
-
-
-def summary(paths: list[Path]) -> str:
-    """A table over runs: what differs between their settings, last and held-out MLM loss, F1 and EM."""
-    runs, parts = [read_run(path) for path in paths], (*RECIPE_PARTS, "data", "finetune")
-    settings = [dict(leaves({part: plain(run.settings)[part] for part in parts})) for run in runs]
-    keys = dict.fromkeys(key for values in settings for key in values)
-    differing = [key for key in keys if len({str(values.get(key)) for values in settings}) > 1]
-    rows = []
-    for path, run, values in zip(paths, runs, settings, strict=True):
-        last = run.phases[2] if run.phases[2].lines else run.phases[1]
-        losses = [number(last.last(key), 3) for key in ("mlm_loss", "heldout_mlm_loss")]
-        arm = run.arm("pretrained") or run.arm("scratch")
-        scores = [number(arm.result[key] if arm else None, 2) for key in ("f1", "em")]
-        rows.append([path.resolve().name, *(values.get(key) for key in differing), *losses, *scores])
-    return "\n".join(
-        table(" | ".join(["run", *differing, "MLM loss", "held-out MLM loss", "F1", "EM"]), rows)
-    )
 
 
 def main() -> None:

@@ -38,11 +38,8 @@ def write_questions(path: Path, count: int, seed: int, unmatched: int = 0) -> Pa
         words = [f"w{n}" for n in dice.sample([n for n in range(5, 120) if n % 3], 8)]
         at = dice.randrange(6)
         context = " ".join(words) + "."
-        answer = {
-            "text": words[at + 1],
-            "answer_start": context.index(words[at + 1] + ("." if at == 6 else " ")),
-        }
-        answer["answer_start"] += i >= count - unmatched
+        text = " ".join(words[at + 1 : at + 3])
+        answer = {"text": text, "answer_start": context.index(text) + (i >= count - unmatched)}
         qa = {"id": f"{seed}-{i}", "question": f"{words[at]}", "answers": [answer]}
         articles.append({"title": "t", "paragraphs": [{"context": context, "qas": [qa]}]})
     path.write_text(json.dumps({"data": articles, "version": "1.1"}))

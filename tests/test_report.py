@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 from tools import composed
 
-from bert_lamb.report import main, summary, write_report
+from bert_lamb.report import main, write_report
 from bert_lamb.report_figures import trust_figure
 from bert_lamb.report_run import ReportError, read_run
 from bert_lamb.settings import recipe, settings_yaml
+from bert_lamb.summary import summary
 
 TENSORS = {
     "bert.embeddings.word_embeddings.weight": 12.0,
@@ -249,11 +250,13 @@ def test_the_papers_row_stands_beside_a_run_of_its_batches(tmp_path, no_figures)
 def test_summary_shows_what_differs(tmp_path):
     paths = [make_run(tmp_path / "a", "optimizer=lamb"),
              make_run(tmp_path / "b", "optimizer=adamw", "phase1.peak_lr=0.002", f1=None)]  # fmt: skip
-    lines = summary(paths).splitlines()
+    lines = summary([*paths, tmp_path / "never-began"]).splitlines()
     differing = "optimizer.preset | optimizer.no_adapt | phase1.peak_lr"
     assert lines[0] == f"| run | {differing} | MLM loss | held-out MLM loss | F1 | EM |"
     assert lines[2] == "| a | paper | ['bias', 'LayerNorm'] | 0.01 | 4.000 | 4.250 | 92.51 | 90.51 |"
     assert lines[3] == "| b | adamw | [] | 0.002 | 4.000 | 4.250 | - | - |"
+    assert lines[4] == "| never-began | - | - | - | - | - | - | - |"
+    assert summary([]).splitlines()[0] == "| run | MLM loss | held-out MLM loss | F1 | EM |"
 
 
 def test_folders_on_the_command_line(tmp_path, monkeypatch, capsys, no_figures):
