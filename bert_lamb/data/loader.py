@@ -2,7 +2,8 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -59,17 +60,19 @@ class PhaseData:
                 yield step
                 yield from (self.make(chosen, rows) for rows in makers)
 
-        stream = prefetched(work(), self.prefetch)
-        for _ in range(first, last):
-            step = next(stream)
-            assert isinstance(step, Step)
-            step.batches = islice(stream, step.micro_batches)  # type: ignore[arg-type]
-            yield step
+        with closing(prefetched(work(), self.prefetch)) as stream:  # a phase left early must end the thread
+            for _ in range(first, last):
+                step = next(stream)
+                assert isinstance(step, Step)
+                step.batches = islice(stream, step.micro_batches)  # type: ignore[arg-type]
+                yield step
 
     def plan(self, number: int, chosen: Chosen) -> tuple[Step, list[np.ndarray]]:
         """The step's counts, and which rows of the global batch form each of this rank's micro-batches."""
         lengths = self.tables.rows(chosen.pass_, chosen.instance).spans.lengths
-        counts = Denominators(int(masked_counts(lengths, self.rule.share).sum()), len(lengths), int(lengths.sum()))
+        counts = Denominators(
+            int(masked_counts(lengths, self.rule.share).sum()), len(lengths), int(lengths.sum())
+        )
         mine = cut_global_batch(lengths, self.ranks, self.micro_batch)[self.rank]
         return Step(number, counts, len(mine), iter(())), mine
 
@@ -83,7 +86,7 @@ class PhaseData:
         return batch
 
 
-def prefetched(items: Iterable[T], depth: int) -> Iterator[T]:
+def prefetched(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """The same items, made ahead by one thread; its exception is raised here; closing ends the thread."""
     slots: queue.Queue = queue.Queue(depth)
     stop = threading.Event()
