@@ -1,6 +1,7 @@
 """The records that the data side makes and the model takes. Imports nothing of ours."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +28,11 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on a device; the copy may still be under way (non_blocking)."""
-        values = [getattr(self, f.name) for f in fields(self)]
-        return PackedBatch(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in values))
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {
+            n: v.to(device, non_blocking=True) for n, v in values.items() if isinstance(v, Tensor)
+        }
+        return replace(self, **moved)
 
 
 @dataclass

@@ -14,11 +14,11 @@ from bert_lamb.data.store import (
     Documents,
     Spans,
     documents_name,
-    file_sha256,
     spans_name,
     write_documents,
     write_spans,
 )
+from bert_lamb.files import file_sha256
 from bert_lamb.settings import Settings, conf_dir, register_schema, to_settings
 
 SPECIAL_IDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
@@ -33,7 +33,8 @@ def make_store(
     vocabulary = [*SPECIAL_IDS, *(f"##p{i}" if i % 3 == 0 else f"w{i}" for i in range(5, vocab_size))]
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    files, tables = {}, {"train": {}, "heldout": {}}
+    files: dict[str, Any] = {}
+    tables: dict[str, Any] = {"train": {}, "heldout": {}}
     for split, split_passes, split_shards in (("train", passes, shards), ("heldout", 1, 1)):
         (folder / split).mkdir()
         for shard in range(split_shards):

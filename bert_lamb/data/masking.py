@@ -83,12 +83,12 @@ def _whole_words(
         for word in np.argsort(hashes[heads], kind="stable"):
             size = word_ends[word] - heads[word]
             if size <= left:
-                chosen.append(np.arange(heads[word], word_ends[word]))
+                chosen.append(np.arange(int(heads[word]), int(word_ends[word])))
                 left -= size
             elif misfit is None:
                 misfit = word
             if left == 0:
                 break
         if left:
-            chosen.append(np.arange(heads[misfit], heads[misfit] + left))
+            chosen.append(int(heads[misfit]) + np.arange(left))
     return np.sort(np.concatenate(chosen))

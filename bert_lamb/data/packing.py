@@ -77,7 +77,7 @@ def round_up(batch: PackedBatch, sequences: int, seq_len: int, share: float) -> 
     """The same micro-batch in one of SHAPES_PER_PHASE static shapes, for a compiler. See PackedBatch on filler."""
     unit = -(-seq_len // SHAPES_PER_PHASE)
     length = min(seq_len, -(-batch.max_seqlen // unit) * unit)
-    n, k = sequences * length, sequences * max(1, round(share * length) + 1)
+    n, k = sequences * length, sequences * max(1, round(share * length))
 
     def filled(values: torch.Tensor, size: int, value: int) -> torch.Tensor:
         return torch.cat([values, values.new_full((size - len(values),), value)])

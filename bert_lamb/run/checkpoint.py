@@ -75,7 +75,8 @@ def verify_checkpoint(path: Path) -> None:
     way_out = f"remove {path} to go on from {others[-1]}" if others else f"remove {path} to start this phase again"
     sums_path = path / SUMS
     try:
-        sums = dict(reversed(line.split("  ", 1)) for line in sums_path.read_text().splitlines())
+        lines = sums_path.read_bytes().decode().removesuffix("\n").split("\n")
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{sums_path} cannot be read ({error}): the checkpoint is refused; {way_out}") from error
     needed = {"model.safetensors", "optimizer.safetensors", "state.json", "config.json"}
