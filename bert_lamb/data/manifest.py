@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bert_lamb.data.store import FORMAT_VERSION, StoreError, file_sha256, manifest_bytes, write_whole
+from bert_lamb.data.store import FORMAT_VERSION, StoreError, manifest_bytes
+from bert_lamb.files import file_sha256, write_whole
 
 MANIFEST = "manifest.json"
 
