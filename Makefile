@@ -13,7 +13,7 @@ SETTINGS = experiment=$(EXPERIMENT) $(if $(RUN),run.name=$(RUN)) $(if $(DEVICES)
 STAGE = @$(PY) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect test check golden
+.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect study test check
 
 help: ## this list
 	@echo "targets:"; awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ plan: install ## steps, tokens, FLOPs and hours of a recipe, each setting with i
 
 inspect: install ## a prepared sequence decoded, its mask, a step's batch
 	$(STAGE) data_prep.inspect $(SETTINGS)
+
+study: install ## what pretraining on the embedded corpus is worth, over seeds and controls (hours)
+	$(STAGE) bert_lamb.bench.sample_study $(ARGS)
 
 check: install ## lint, format and types
 	@$(VENV)/bin/ruff check .

@@ -3,11 +3,14 @@
 import gzip
 import hashlib
 import json
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob
+from itertools import chain
 from pathlib import Path
+from random import Random
 
 import zstandard
 
@@ -16,6 +19,8 @@ from data_prep import world
 
 FORMATS = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = ("", ".zst", ".gz")
+WORD = re.compile(r"\w+")
+Page = tuple[str, str, str]  # key, title, text
 READ_SIZE = 1 << 20  # bytes of the file on disk at a time
 
 
@@ -94,9 +99,20 @@ def source_file(path: Path, name: str) -> SourceFile:
 
 def sample_lines(data: DataSettings) -> Iterator[bytes]:
     """The embedded corpus as JSON lines."""
-    for make, count in ((world.articles, data.articles), (world.books, data.books)):
-        for key, title, text in make(data.seed, count):
-            yield json.dumps({"id": key, "title": title, "text": text}, ensure_ascii=False).encode() + b"\n"
+    documents = chain(world.articles(data.seed, data.articles), world.books(data.seed, data.books))
+    for key, title, text in shuffled(documents, data.seed) if data.shuffled else documents:
+        record = {"id": key, "title": title, data.text_field: text}
+        yield json.dumps(record, ensure_ascii=False).encode() + b"\n"
+
+
+def shuffled(documents: Iterable[Page], seed: int) -> Iterator[Page]:
+    """The same words, each at a random place of the whole corpus; punctuation, lines and lengths stay."""
+    pages = list(documents)
+    words = [word for _, _, text in pages for word in WORD.findall(text)]
+    draw = Random(seed).random  # the one method whose values every Python keeps
+    drawn = iter([words[i] for _, i in sorted((draw(), i) for i in range(len(words)))])
+    for key, title, text in pages:
+        yield key, title, WORD.sub(lambda _: next(drawn), text)
 
 
 def raw_chunks(

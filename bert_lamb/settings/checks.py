@@ -134,21 +134,20 @@ def _phases(s: Settings) -> Iterator[str]:
 
 
 def _schedule(phase: PhaseSettings, key: str, total: int) -> Iterator[str]:
-    for name in ("peak_lr", "warmup_steps", "decay_power", "decay_origin"):
-        if getattr(phase, name) is None:
-            yield f"{key}.{name}=null: a value is needed where the phase has its own schedule"
-            return
-    if phase.peak_lr <= 0:
-        yield f"{key}.peak_lr={phase.peak_lr}: must be above 0"
-    if phase.decay_power <= 0:
-        yield f"{key}.decay_power={phase.decay_power}: must be above 0; 1 is linear"
-    if phase.decay_origin not in ("start", "warmup_end"):
-        yield f"{key}.decay_origin={phase.decay_origin}: choose one of start, warmup_end"
-    if not 0 <= phase.warmup_steps < total:
-        yield (
-            f"{key}.warmup_steps={phase.warmup_steps} does not fit a schedule of {total} steps: "
-            f"choose 0 to {total - 1}"
-        )
+    peak, warmup, power, origin = phase.peak_lr, phase.warmup_steps, phase.decay_power, phase.decay_origin
+    if peak is None or warmup is None or power is None or origin is None:
+        names = ("peak_lr", "warmup_steps", "decay_power", "decay_origin")
+        missing = next(name for name in names if getattr(phase, name) is None)
+        yield f"{key}.{missing}=null: a value is needed where the phase has its own schedule"
+        return
+    if peak <= 0:
+        yield f"{key}.peak_lr={peak}: must be above 0"
+    if power <= 0:
+        yield f"{key}.decay_power={power}: must be above 0; 1 is linear"
+    if origin not in ("start", "warmup_end"):
+        yield f"{key}.decay_origin={origin}: choose one of start, warmup_end"
+    if not 0 <= warmup < total:
+        yield f"{key}.warmup_steps={warmup} does not fit a schedule of {total} steps: choose 0 to {total - 1}"
 
 
 def _handover(s: Settings) -> Iterator[str]:

@@ -134,8 +134,8 @@ def _unknown_keys(config: DictConfig, schema: type = Settings, prefix: str = "")
     """Keys that `+key=` forced into the config although no field has that name."""
     types = {f.name: f.type for f in dataclasses.fields(schema)}
     unknown = []
-    for key in config:
-        inner = types.get(str(key))
+    for key in map(str, config):
+        inner = types.get(key)
         if inner is None:
             unknown.append(f"{prefix}{key}")
         elif dataclasses.is_dataclass(inner):

@@ -36,6 +36,7 @@ class DataSettings:
     txt_document: str = MISSING  # .txt: "file" (one document a file) or "blank_line" (empty lines part documents)
     articles: int = MISSING  # sample: encyclopedia-like documents
     books: int = MISSING  # sample: story-like documents
+    shuffled: bool = MISSING  # sample: its words shuffled over the whole corpus, a control that teaches no meaning
     language: str = MISSING  # ISO code for the sentence splitter
     vocab: str | None = MISSING  # a WordPiece vocab.txt; null: train one on this text
     vocab_size: int = MISSING  # entries to train; with `vocab` given it must be its size or 0
