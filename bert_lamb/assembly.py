@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -55,7 +56,8 @@ class Assembly:
         special = tokenizer["special_ids"]
         self.special = SpecialIds(special["[PAD]"], special["[CLS]"], special["[SEP]"], special["[MASK]"])
         bert = build_bert(s.model, tokenizer["size"], self.special.pad, s.seed)
-        self.bert = bert.to(strategy.device, PRECISIONS[s.hardware.precision]).train()
+        bert.to(device=strategy.device, dtype=PRECISIONS[s.hardware.precision])  # type: ignore[call-arg]
+        self.bert = bert.train()
         self.parameters = list(self.bert.parameters())
         self.optimizer = make_optimizer(self.bert, s.optimizer)
         self.compiled = should_compile(s.hardware.compile, strategy.device)
@@ -144,7 +146,7 @@ class Assembly:
         """Writes the phase's result.json, last of all."""
         if self.strategy.rank == 0:
             line = last_line(self.folder.phase(progress.phase) / "metrics.jsonl", progress.step)
-            result = {
+            result: dict[str, Any] = {
                 "checkpoint": f"checkpoints/step-{progress.step:06d}",
                 "steps": progress.step,
                 "skipped": progress.skipped,

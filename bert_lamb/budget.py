@@ -7,7 +7,6 @@ from bert_lamb.model import training_flops
 from bert_lamb.optim import Schedule
 from bert_lamb.settings import Settings
 
-
 OPTIMIZER_WORDS = {"paper": "LAMB as in the paper", "google": "LAMB as the authors' code", "adamw": "AdamW"}
 
 
@@ -95,7 +94,8 @@ def budget_text(s: Settings, b: Budget) -> str:
     devices = f"{b.devices} device{'s' if b.devices > 1 else ''} (hardware={s.hardware.name})"
     lines = [f"{s.experiment}: BERT-{s.model.name}, {OPTIMIZER_WORDS[s.optimizer.preset]}, {devices}"]
     for number, p in enumerate(b.phases, 1):
-        rate = f"lr 0 -> {p.peak_lr:.3g} -> {p.last_lr:.2g}" if p.first_lr == 0 else f"lr {p.first_lr:.3g} -> {p.last_lr:.2g}"
+        rises = f"0 -> {p.peak_lr:.3g}" if p.first_lr == 0 else f"{p.first_lr:.3g}"
+        rate = f"lr {rises} -> {p.last_lr:.2g}"
         read = f", data read {p.passes:.1f} times" if p.passes is not None else ""
         lines.append(
             f"  phase {number}: {p.steps:,} steps x {p.global_batch:,} sequences x {p.seq_len} tokens "

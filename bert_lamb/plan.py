@@ -9,7 +9,7 @@ from bert_lamb.data.store import StoreError
 from bert_lamb.optim import PRESETS
 from bert_lamb.parallel import device_count
 from bert_lamb.run import data_folder
-from bert_lamb.settings import RECIPE_PARTS, Settings, command, as_dict
+from bert_lamb.settings import RECIPE_PARTS, Settings, as_dict, command
 
 UNSOURCED = "ours, untested"
 

@@ -74,7 +74,7 @@ def test_imports_flow_down(path: Path) -> None:
         assert not forbidden(part, iter(names)), (
             f"{part} may not import {sorted(forbidden(part, iter(names)))}"
         )
-    if part not in ("sweep", "data_prep"):
+    if part not in ("sweep", "data_prep", "bench"):
         assert not [n for n in names if n.startswith("data_prep")], "training knows of prepared data only"
     if part not in ("data_prep", "__init__"):
         assert not [n for n in names if n.startswith("tests")]

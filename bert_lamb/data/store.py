@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bert_lamb.files import file_sha256, write_whole
+from bert_lamb.files import write_whole
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "heldout")

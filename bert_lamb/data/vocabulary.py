@@ -19,13 +19,9 @@ def read_vocabulary(path: Path) -> list[str]:
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError as error:
-        raise StoreError(
-            f"{path} does not exist: name a vocab.txt, or train one with data.vocab=null"
-        ) from error
+        raise StoreError(f"{path} does not exist: name a vocab.txt, or train one with data.vocab=null") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(
-            f"{path} cannot be read as a vocabulary, one entry a line in UTF-8 ({error})"
-        ) from error
+        raise StoreError(f"{path} cannot be read as a vocabulary, one entry a line in UTF-8 ({error})") from error
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
@@ -45,9 +41,7 @@ def special_ids(vocabulary: list[str]) -> dict[str, int]:
 
 def continuation_pieces(vocabulary: list[str]) -> np.ndarray:
     """[vocabulary] bool: entries that continue a word."""
-    return np.array(
-        [entry.startswith(CONTINUATION) and len(entry) > len(CONTINUATION) for entry in vocabulary]
-    )
+    return np.array([entry.startswith(CONTINUATION) and len(entry) > len(CONTINUATION) for entry in vocabulary])
 
 
 def make_tokenizer(vocabulary: list[str], lower_case: bool) -> Tokenizer:
@@ -76,7 +70,5 @@ def load_tokenizer(folder: Path, manifest: dict[str, Any]) -> Tokenizer:
     path = folder / VOCABULARY
     vocabulary = read_vocabulary(path)
     if vocabulary_sha256(path) != about["sha256"]:
-        raise StoreError(
-            f"{path} does not match its SHA-256 in the manifest: restore it, or run `make prepare` again"
-        )
+        raise StoreError(f"{path} does not match its SHA-256 in the manifest: restore it, or run `make prepare` again")
     return make_tokenizer(vocabulary, about["lower_case"])

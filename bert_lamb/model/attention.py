@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from transformers import AttentionInterface
 
 PACKED = "packed"  # the name under which transformers finds it
@@ -49,12 +49,12 @@ class _Move(torch.autograd.Function):
     """x[index], whose gradient is a gather too, since no token stands twice: faster than adding, and repeatable."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, index: Tensor, back: Tensor, exists: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx, x: Tensor, index: Tensor, back: Tensor, exists: Tensor) -> Tensor:
         ctx.save_for_backward(back, exists)
         return x.index_select(0, index)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+    def backward(ctx, gradient: Tensor):
         back, exists = ctx.saved_tensors
         moved = gradient.index_select(0, back)
         return torch.where(exists[:, None, None], moved, torch.zeros((), dtype=moved.dtype, device=moved.device)), (

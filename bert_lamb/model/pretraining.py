@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from transformers import BertForPreTraining
 
 from bert_lamb.batch import IGNORED, LossSums, PackedBatch
@@ -17,6 +17,7 @@ def pretraining_losses(bert: BertForPreTraining, batch: PackedBatch) -> LossSums
     first_tokens = batch.cu_seqlens[:-1].long().clamp(max=len(batch.input_ids) - 1)  # filler sequences start past it
     hidden_ND = encode(bert, batch)
     logits_KV = bert.cls.predictions(hidden_ND.index_select(0, batch.masked_positions))
+    assert bert.bert.pooler is not None
     pooled_MD = bert.bert.pooler(hidden_ND.index_select(0, first_tokens)[:, None])
     next_logits_M2 = bert.cls.seq_relationship(pooled_MD)
     mlm, mlm_correct = _summed(logits_KV, batch.masked_labels)
@@ -27,7 +28,9 @@ def pretraining_losses(bert: BertForPreTraining, batch: PackedBatch) -> LossSums
 def encode(bert: BertForPreTraining, batch: PackedBatch) -> Tensor:
     """Final hidden states of the packed tokens, [N, D]."""
     embedded = bert.bert.embeddings(
-        input_ids=batch.input_ids[None], token_type_ids=batch.token_type_ids[None], position_ids=batch.position_ids[None]
+        input_ids=batch.input_ids[None],
+        token_type_ids=batch.token_type_ids[None],
+        position_ids=batch.position_ids[None],
     )
     where = layout(batch.cu_seqlens, len(batch.input_ids), batch.max_seqlen)
     return bert.bert.encoder(embedded, attention_mask=None, packed_layout=where).last_hidden_state[0]

@@ -93,6 +93,7 @@ class Lamb(torch.optim.Optimizer):
             state["exp_avg"] = torch.zeros_like(p, dtype=wide)
             state["exp_avg_sq"] = torch.zeros_like(p, dtype=wide)
         (beta1, beta2), lr = group["betas"], group["lr"]
+        assert p.grad is not None
         x = p.to(wide)
         g = p.grad.to(wide) * scale.to(wide)
         if group["maximize"]:

@@ -45,7 +45,9 @@ class RunFolder:
         """The folder of the pretrained weights."""
         result = self.phase_result(2)
         if result is None:
-            raise RunFolderError(f"{self.path} has no finished pretraining; run `make pretrain` with these settings first")
+            raise RunFolderError(
+                f"{self.path} has no finished pretraining; run `make pretrain` with these settings first"
+            )
         return self.phase(2) / result["checkpoint"]
 
     def settings(self) -> Settings:

@@ -15,10 +15,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pyarro
 
 def machine_record(device: torch.device, ranks: int) -> dict[str, Any]:
     """A plain record for machine.json."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = _cpu_name()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
         "host": socket.gethostname(),
         "platform": platform.platform(),

@@ -48,7 +48,7 @@ class Dashboard:
                 config=settings, settings=wandb.Settings(silent=True),
             )  # fmt: skip
         except Exception as error:  # whatever W&B meets, the run goes on
-            log.warning("W&B is off (%s): numbers are in metrics.jsonl all the same; run.wandb=disabled hides this", error)
+            log.warning("W&B is off (%s); numbers are in metrics.jsonl; run.wandb=disabled hides this", error)
 
     def log(self, phase: int, numbers: dict[str, Any]) -> None:
         if self._run is None:
@@ -160,11 +160,13 @@ class MetricsLog:
             return
         self._last_line_s = now_s
         left_s = (now_s - self._started_s) / max(1, step - self._first) * (self._steps - step)
-        heldout = "held-out mlm {heldout_mlm_loss:.3f} acc {heldout_mlm_accuracy:.3f}  " if "heldout_mlm_loss" in line else ""
+        heldout = ""
+        if "heldout_mlm_loss" in line:
+            heldout = f"held-out mlm {line['heldout_mlm_loss']:.3f} acc {line['heldout_mlm_accuracy']:.3f}  "
         log.info(
             "phase %d  step %d/%d  loss %.3f  mlm %.3f  acc %.3f  %slr %.2e  %.0f tokens/s  %s left",
             self._phase, step, self._steps, line["loss"], line["mlm_loss"], line["mlm_accuracy"],
-            heldout.format(**line), line["learning_rate"], line["tokens"] / line["seconds"], duration(left_s),
+            heldout, line["learning_rate"], line["tokens"] / line["seconds"], duration(left_s),
         )  # fmt: skip
 
     def _skipped(self, progress: Progress, optimizer: Lamb) -> None:
