@@ -24,9 +24,7 @@ class Encoder:
         """Ids of each sentence, without special tokens."""
         ids = [self._encode_ascii(s) if s.isascii() else [] for s in sentences]
         others = [i for i, s in enumerate(sentences) if not s.isascii()]
-        encodings = self._tokenizer.encode_batch_fast(
-            [sentences[i] for i in others], add_special_tokens=False
-        )
+        encodings = self._tokenizer.encode_batch_fast([sentences[i] for i in others], add_special_tokens=False)
         for i, encoding in zip(others, encodings, strict=True):
             ids[i] = encoding.ids
         return ids

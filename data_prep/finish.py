@@ -80,9 +80,7 @@ def unigram_entropy(folder: Path, files: dict[str, Any], vocab_size: int) -> flo
         if name.startswith("train/documents-"):
             counts += np.bincount(read_documents(folder / name).tokens, minlength=vocab_size)
     shares = counts[counts > 0] / counts.sum()
-    return round(
-        float(-(shares * np.log(shares)).sum()), 6
-    )  # rounded: sums differ in the last bits between CPUs
+    return round(float(-(shares * np.log(shares)).sum()), 6)  # rounded: sums differ in the last bits between CPUs
 
 
 def notes(
@@ -91,20 +89,14 @@ def notes(
     """What a reader should know, in plain sentences."""
     found = [f"Damaged input, read as far as it went: {damage}." for damage in plan.damages]
     if counts["rejected"]:
-        found.append(
-            f"{counts['rejected']} of {counts['records']} records were rejected; samples are in rejects/."
-        )
+        found.append(f"{counts['rejected']} of {counts['records']} records were rejected; samples are in rejects/.")
     if vocabulary.trained and len(vocabulary.entries) < data.vocab_size:
-        found.append(
-            f"The text gave {len(vocabulary.entries)} vocabulary entries; {data.vocab_size} were asked for."
-        )
+        found.append(f"The text gave {len(vocabulary.entries)} vocabulary entries; {data.vocab_size} were asked for.")
     for split in SPLITS:
         numbers = [str(r.number) for r in records if split in r.pairless]
         if numbers:
             named = ", ".join(numbers[:NAMED_SHARDS]) + (", ..." if len(numbers) > NAMED_SHARDS else "")
-            found.append(
-                f"Shards of {split} with one document, hence without random pairs: {len(numbers)} ({named})."
-            )
+            found.append(f"Shards of {split} with one document, hence without random pairs: {len(numbers)} ({named}).")
     if not counts["heldout_documents"]:
         found.append("No document is held out: there will be no held-out loss.")
     return found

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import active_children, connection, get_context, parent_process
 from pathlib import Path
 
 from bert_lamb.data.vocabulary import VOCABULARY, make_tokenizer, read_vocabulary
@@ -43,9 +43,7 @@ def run_slices(
         for part, texts in payloads(slices, data):
             done(make_shard(folder, data, encoder, part, texts))
         return
-    pool = ProcessPoolExecutor(
-        workers, get_context("spawn"), _start_worker, (folder, data, max(1, cores // workers))
-    )
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (folder, data, max(1, cores // workers)))
     try:
         running: set[Future[ShardRecord]] = set()
         for part, texts in payloads(slices, data):
@@ -59,13 +57,15 @@ def run_slices(
             "a process of `prepare` was ended from outside, often for want of memory; finished shards are "
             f"kept: run the same command again with fewer data.processes (now {workers})"
         ) from error
+    except BaseException:
+        for child in active_children():  # files appear whole or not at all, so nobody needs to wait for them
+            child.kill()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _collect(
-    running: set[Future[ShardRecord]], done: Callable[[ShardRecord], None]
-) -> set[Future[ShardRecord]]:
+def _collect(running: set[Future[ShardRecord]], done: Callable[[ShardRecord], None]) -> set[Future[ShardRecord]]:
     finished, rest = wait(running, return_when=FIRST_COMPLETED)
     for future in finished:
         done(future.result())
@@ -81,7 +81,8 @@ _worker: tuple[Path, DataSettings, Encoder]
 
 def _start_worker(folder: Path, data: DataSettings, threads: int) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)  # the parent's to handle
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -6,6 +6,7 @@ Goes on where it was cut, does nothing where the store is complete, rebuilds wha
 import errno
 import logging
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from data_prep.sources import source_files
 from data_prep.tokenizer import TRAINING_BYTES, Vocabulary, given_vocabulary, train_vocabulary
 
 log = logging.getLogger(__name__)
-EXIT_INTERRUPTED = 130  # the shell's code for Ctrl-C
+EXIT_STOPPED = 75  # asked to stop, as the training stages say it: run the same command again
 HOPELESS_RECORDS, HOPELESS_SHARE = (
     1000,
     0.5,
@@ -36,11 +37,12 @@ HOPELESS_RECORDS, HOPELESS_SHARE = (
 @command
 def main(s: Settings) -> None:
     """Prepares what the settings name."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         prepare(s.data, Path(s.data.root) / s.data.name)
     except KeyboardInterrupt:
         log.info("prepare was stopped; finished shards are kept, the same command goes on")
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(EXIT_STOPPED)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -64,9 +66,7 @@ def prepare(data: DataSettings, folder: Path) -> None:
     vocabulary = begin(folder, settings, plan, lambda: given or train_on(data, plan))
     finished = make_shards(data, folder, plan)
     check_rejects(data, [finished[n] for n in sorted(finished)], len(plan.damages), folder)
-    manifest = make_manifest(
-        folder, data, settings, plan, vocabulary, [finished[n] for n in sorted(finished)]
-    )
+    manifest = make_manifest(folder, data, settings, plan, vocabulary, [finished[n] for n in sorted(finished)])
     check_size(manifest)
     write_manifest(folder, manifest)
     clear_work(folder)
@@ -105,9 +105,7 @@ def check_space(data: DataSettings, plan: Plan, folder: Path) -> None:
 
 def train_on(data: DataSettings, plan: Plan) -> Vocabulary:
     """A vocabulary from the first training documents of every slice."""
-    log.info(
-        "training a vocabulary of %d entries on up to %d MB", data.vocab_size, TRAINING_BYTES // 1_000_000
-    )
+    log.info("training a vocabulary of %d entries on up to %d MB", data.vocab_size, TRAINING_BYTES // 1_000_000)
     return train_vocabulary(training_texts(data, plan), data)
 
 
@@ -126,9 +124,7 @@ def training_texts(data: DataSettings, plan: Plan) -> Iterator[str]:
                 if left <= 0:
                     break
     if not found:
-        raise PrepareError(
-            f"no usable document in the input, so no vocabulary can be trained{why_none(data, plan)}"
-        )
+        raise PrepareError(f"no usable document in the input, so no vocabulary can be trained{why_none(data, plan)}")
 
 
 def why_none(data: DataSettings, plan: Plan) -> str:
@@ -184,15 +180,10 @@ def rejects_message(data: DataSettings, shards: list[ShardRecord], damaged: int,
     for record in shards:
         for reason, count in record.rejects.items():
             reasons[reason] = reasons.get(reason, 0) + count
-    lines = [
-        f"- {count} x {reason}"
-        for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    ]
+    lines = [f"- {count} x {reason}" for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))]
     return (
         f"{sum(reasons.values())} of {sum(r.records for r in shards)} records cannot be used, more than "
-        f"data.max_reject_share={data.max_reject_share} allows:\n"
-        + "\n".join(lines)
-        + f"\nSamples with file and "
+        f"data.max_reject_share={data.max_reject_share} allows:\n" + "\n".join(lines) + f"\nSamples with file and "
         f"line: {folder / 'rejects'}. Mend the input, or raise data.max_reject_share; the rest is kept."
     )
 

@@ -101,9 +101,7 @@ def _field(piece: Piece, line: int, record: dict[str, Any], data: DataSettings) 
     """A record's text, by the field that the settings name."""
     name = data.text_field
     if name not in record:
-        return Reject(
-            piece.file.name, line, f"no field {name!r}", "fields: " + ", ".join(record)[:SAMPLE_LENGTH]
-        )
+        return Reject(piece.file.name, line, f"no field {name!r}", "fields: " + ", ".join(record)[:SAMPLE_LENGTH])
     text = record[name]
     if text is None or not isinstance(text, str):
         return Reject(piece.file.name, line, f"field {name!r} is no text", repr(text)[:SAMPLE_LENGTH])

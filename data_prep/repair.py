@@ -24,9 +24,7 @@ log = logging.getLogger(__name__)
 SHARD_FILE = re.compile(r"(train|heldout)/(?:documents|seq(\d+)-pass(\d+))-(\d+)\.arrow")
 
 
-def check_finished(
-    data: DataSettings, folder: Path, settings: dict[str, Any], given: Vocabulary | None
-) -> None:
+def check_finished(data: DataSettings, folder: Path, settings: dict[str, Any], given: Vocabulary | None) -> None:
     """Says that the store is done, or makes it whole; PrepareError where it is another one."""
     manifest = read_manifest(folder)
     refuse_other(folder, manifest, {"settings": settings, "sources": sources_now(data, manifest)})
@@ -69,9 +67,7 @@ def repair(data: DataSettings, folder: Path, manifest: dict[str, Any], given: Vo
     if any(name.startswith("squad/") for name in bad):
         write_questions(folder, data)
     shard_files = [match for name in bad if (match := SHARD_FILE.fullmatch(name))]
-    slices = {
-        int(m[4]) for m in shard_files if m[2] is None
-    }  # without its documents a shard needs the raw text
+    slices = {int(m[4]) for m in shard_files if m[2] is None}  # without its documents a shard needs the raw text
     for match in shard_files:
         split, number = match[1], int(match[4])
         if number not in slices:

@@ -39,9 +39,7 @@ def begin(folder: Path, settings: dict[str, Any], plan: Plan, make: Callable[[],
     if path.is_file():
         begun = json.loads(path.read_text())
         refuse_other(folder, begun, {"settings": settings, "sources": plan.sources})
-        if (folder / VOCABULARY).is_file() and vocabulary_sha256(folder / VOCABULARY) == begun["vocabulary"][
-            "sha256"
-        ]:
+        if (folder / VOCABULARY).is_file() and vocabulary_sha256(folder / VOCABULARY) == begun["vocabulary"]["sha256"]:
             entries, content = read_vocabulary(folder / VOCABULARY), (folder / VOCABULARY).read_bytes()
             return Vocabulary(entries, content, settings["lower_case"], begun["vocabulary"]["trained"])
     vocabulary = make()

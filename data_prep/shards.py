@@ -42,9 +42,7 @@ class ShardRecord:
     rejects: dict[str, int] = field(default_factory=dict)  # reason: number
     counts: dict[str, int] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # path: sha256, rows, tokens
-    instances: dict[str, dict[str, list[dict[str, int]]]] = field(
-        default_factory=dict
-    )  # split: length: passes
+    instances: dict[str, dict[str, list[dict[str, int]]]] = field(default_factory=dict)  # split: length: passes
     pairless: list[str] = field(default_factory=list)  # splits with fewer than two documents
 
 
@@ -59,8 +57,7 @@ def read_record(folder: Path, number: int) -> ShardRecord | None:
         return None
     record = ShardRecord(**json.loads(path.read_text()))
     whole = all(
-        (folder / n).is_file() and file_sha256(folder / n) == about["sha256"]
-        for n, about in record.files.items()
+        (folder / n).is_file() and file_sha256(folder / n) == about["sha256"] for n, about in record.files.items()
     )
     return record if whole else None
 
@@ -177,9 +174,7 @@ def add_instances(
             tokens = int(spans.lengths.sum())
             record.files[path.relative_to(folder).as_posix()] = about_file(path, len(spans), tokens)
             random_next = len(spans) - int(spans.is_next.sum())
-            entries.append(
-                {"pass": pass_, "instances": len(spans), "tokens": tokens, "random_next": random_next}
-            )
+            entries.append({"pass": pass_, "instances": len(spans), "tokens": tokens, "random_next": random_next})
 
 
 def write_instances(

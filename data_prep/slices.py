@@ -16,9 +16,7 @@ from data_prep.sources import DamagedStream, RawStream, SourceError, SourceFile,
 
 MIB = 1 << 20
 LARGEST_DOCUMENT = 32 * MIB  # bytes; more is a file without borders, not a document
-LARGEST_GAP = (
-    1024 * MIB
-)  # bytes without a border between documents, after which the file is not what it seems
+LARGEST_GAP = 1024 * MIB  # bytes without a border between documents, after which the file is not what it seems
 LINE_END, BLANK_LINE = re.compile(rb"\n"), re.compile(rb"\n[ \t\r]*\n")
 
 
@@ -77,9 +75,7 @@ def plan_input(data: DataSettings, files: list[SourceFile], threads: int) -> Pla
     """Reads every file once: its SHA-256, and where its slices begin."""
     with ThreadPoolExecutor(max(1, threads)) as pool:
         planned = list(pool.map(lambda file: plan_file(file, data), files))
-    planned.sort(
-        key=lambda f: (f.file.name, f.sha256)
-    )  # not by folder: it must not matter where the files lie
+    planned.sort(key=lambda f: (f.file.name, f.sha256))  # not by folder: it must not matter where the files lie
     slices: list[Slice] = []
     run: list[Piece] = []
     run_size = 0

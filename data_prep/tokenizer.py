@@ -65,9 +65,7 @@ def given_vocabulary(data: DataSettings) -> Vocabulary:
         raise VocabularyError(f"data.vocab={data.vocab}: {error}") from error
     problems = vocabulary_problems(entries, data)
     if problems:
-        raise VocabularyError(
-            f"data.vocab={data.vocab} cannot be used:\n" + "\n".join(f"- {p}" for p in problems)
-        )
+        raise VocabularyError(f"data.vocab={data.vocab} cannot be used:\n" + "\n".join(f"- {p}" for p in problems))
     return Vocabulary(entries, path.read_bytes(), data.lower_case, trained=False)
 
 
@@ -76,14 +74,11 @@ def vocabulary_problems(entries: list[str], data: DataSettings) -> list[str]:
     problems = []
     if data.vocab_size not in (0, len(entries)):
         problems.append(
-            f"it has {len(entries)} entries, data.vocab_size={data.vocab_size}: "
-            f"set that to {len(entries)} or 0"
+            f"it has {len(entries)} entries, data.vocab_size={data.vocab_size}: set that to {len(entries)} or 0"
         )
     missing = [token for token in SPECIAL_TOKENS if token not in entries]
     if missing:
-        problems.append(
-            f"it lacks {', '.join(missing)}: BERT's vocabularies have {', '.join(SPECIAL_TOKENS)}"
-        )
+        problems.append(f"it lacks {', '.join(missing)}: BERT's vocabularies have {', '.join(SPECIAL_TOKENS)}")
     twice = [entry for entry, count in Counter(entries).items() if count > 1]
     if twice:
         problems.append(f"{len(twice)} entries stand twice, e.g. {twice[0]!r}: one entry a line, each once")
@@ -96,9 +91,7 @@ def vocabulary_problems(entries: list[str], data: DataSettings) -> list[str]:
         )
     latin = any("a" <= entry[:1] <= "z" for entry in words)
     if not data.lower_case and latin and not upper:
-        problems.append(
-            "none of its entries has an upper-case letter: set data.lower_case=true, or take a cased one"
-        )
+        problems.append("none of its entries has an upper-case letter: set data.lower_case=true, or take a cased one")
     return problems
 
 
@@ -128,9 +121,7 @@ def train_vocabulary(texts: Iterable[str], data: DataSettings) -> Vocabulary:
     return Vocabulary(entries, ("\n".join(entries) + "\n").encode(), data.lower_case, trained=True)
 
 
-def _train(
-    lines: list[str], data: DataSettings, numbered: list[str], alphabet: list[str], size: int
-) -> list[str]:
+def _train(lines: list[str], data: DataSettings, numbered: list[str], alphabet: list[str], size: int) -> list[str]:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = bert_normalizer(data.lower_case)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

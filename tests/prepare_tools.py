@@ -21,10 +21,7 @@ def write_text(seed: int, documents: int = 30, sentences: int = 12) -> list[str]
         return " ".join(rng.choices(words, k=rng.randint(3, 14))).capitalize() + rng.choice(".?!")
 
     def document() -> str:
-        lines = [
-            " ".join(sentence() for _ in range(rng.randint(1, 4)))
-            for _ in range(rng.randint(1, sentences // 2))
-        ]
+        lines = [" ".join(sentence() for _ in range(rng.randint(1, 4))) for _ in range(rng.randint(1, sentences // 2))]
         return "\n".join(lines)
 
     return [document() for _ in range(documents)]
@@ -48,14 +45,13 @@ def data_settings(**given) -> DataSettings:
     """Small settings; every test names what it needs otherwise."""
     values = {
         "name": "store", "root": "unused", "source": "text", "paths": [], "text_field": "text",
-        "txt_document": "file", "articles": 0, "books": 0, "language": "en", "vocab": None, "vocab_size": 200,
+        "txt_document": "file", "articles": 0, "books": 0,
+        "shuffled": False, "language": "en", "vocab": None, "vocab_size": 200,
         "lower_case": True, "seq_lens": [32, 64], "passes": 2, "short_share": 0.1, "heldout_share": 0.1,
         "seed": 3,
         "shard_mib": 1, "max_reject_share": 0.05, "processes": 1,
     }  # fmt: skip
-    return DataSettings(
-        **(values | {k: [str(p) for p in v] if k == "paths" else v for k, v in given.items()})
-    )
+    return DataSettings(**(values | {k: [str(p) for p in v] if k == "paths" else v for k, v in given.items()}))
 
 
 def digests(folder: Path) -> dict[str, str]:

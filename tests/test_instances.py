@@ -89,9 +89,7 @@ def test_spans_are_those_of_the_slow_rule(seq_len, short_share):
     documents = make_documents(1)
     spans = make_instances(documents, seq_len, short_share, KEY)
     draw = uniform_stream(5, 0, seq_len, 0, 0)
-    assert as_lists(documents, spans) == list(
-        slow_pairs(sentences_of(documents), seq_len - 3, short_share, draw)
-    )
+    assert as_lists(documents, spans) == list(slow_pairs(sentences_of(documents), seq_len - 3, short_share, draw))
 
 
 @pytest.mark.parametrize("seq_len", [8, 64, 512])

@@ -82,9 +82,7 @@ def test_processes_never_change_a_byte(text, finished, tmp_path):
     assert len(list((finished / "train").glob("documents-*"))) == 4
 
 
-def test_order_of_completion_and_place_of_the_input_never_change_a_byte(
-    text, finished, tmp_path, monkeypatch
-):
+def test_order_of_completion_and_place_of_the_input_never_change_a_byte(text, finished, tmp_path, monkeypatch):
     moved = shutil.copytree(text, tmp_path / "elsewhere")
     in_order = pool.payloads
     monkeypatch.setattr(pool, "payloads", lambda slices, data: reversed(list(in_order(slices, data))))
@@ -130,27 +128,38 @@ def test_a_run_that_fails_in_the_middle_goes_on_to_the_same_bytes(text, finished
     assert digests(tmp_path / "store") == digests(finished)
 
 
-def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path):
-    text = corpus(tmp_path / "text", files=8, documents=400)
-    whole = command(*overrides(text, tmp_path / "whole", "data.processes=1"))
-    killed = command(*overrides(text, tmp_path / "killed", "data.processes=2"), start_new_session=True)
-    work = tmp_path / "killed" / "store" / ".work"
+def stop_in_the_middle(process: subprocess.Popen, folder: Path, how: signal.Signals) -> str:
+    """Sends a signal once another shard is finished; what the process said."""
+    before = set(folder.glob(".work/shard-*.json"))
     deadline_s = time.monotonic() + 60
-    while not list(work.glob("shard-*.json")) and time.monotonic() < deadline_s and killed.poll() is None:
+    while process.poll() is None and time.monotonic() < deadline_s:
+        if set(folder.glob(".work/shard-*.json")) - before:
+            break
         time.sleep(0.002)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
+    os.kill(process.pid, how)
+    _, said = process.communicate(timeout=30)  # an orphan would hold the pipe
+    assert not (folder / "manifest.json").exists()
+    assert not left_running(process.pid)  # its processes went with it
+    return said
+
+
+def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path):
+    text = corpus(tmp_path / "text", files=12, documents=400)
+    store = tmp_path / "cut" / "store"
+    settings = overrides(text, tmp_path / "cut", "data.processes=2")
+    killed = command(*settings, start_new_session=True)
+    stop_in_the_middle(killed, store, signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL
-    assert 0 < len(list(work.glob("shard-*.json"))) < 8
-    assert not (tmp_path / "killed" / "store" / "manifest.json").exists()
-    assert not left_running(killed.pid)  # its processes went with it
-    _, error = whole.communicate(timeout=100)
-    assert whole.returncode == 0, error
-    resumed = command(*overrides(text, tmp_path / "killed", "data.processes=2"))
-    _, error = resumed.communicate(timeout=100)
-    assert resumed.returncode == 0, error
-    assert "going on: " in error
-    assert digests(tmp_path / "killed" / "store") == digests(tmp_path / "whole" / "store")
+    stopped = command(*settings, start_new_session=True)
+    assert "finished shards are kept" in stop_in_the_middle(stopped, store, signal.SIGTERM)
+    assert stopped.returncode == 75
+    assert 0 < len(list(store.glob(".work/shard-*.json"))) < 12
+    resumed = command(*settings)
+    _, said = resumed.communicate(timeout=100)
+    assert resumed.returncode == 0, said
+    assert "going on: " in said
+    prepare(data_settings(paths=[text], seq_lens=[32, 64, 128, 512], shard_mib=64), tmp_path / "whole")
+    assert digests(store) == digests(tmp_path / "whole")
 
 
 def test_every_sequence_says_what_the_text_says(text, finished):
@@ -222,9 +231,7 @@ def test_the_manifest_counts_what_the_files_hold(finished):
 def test_equal_texts_never_stand_on_both_sides(tmp_path):
     texts = write_text(9, 150)
     write_jsonl(tmp_path / "text" / "a.jsonl", texts)
-    write_jsonl(
-        tmp_path / "text" / "b.jsonl", [" " + t.replace("\n", "\r\n\r\n") for t in texts]
-    )  # cleans to the same
+    write_jsonl(tmp_path / "text" / "b.jsonl", [" " + t.replace("\n", "\r\n\r\n") for t in texts])  # cleans to the same
     prepare(data_settings(paths=[tmp_path / "text"], heldout_share=0.3), tmp_path / "store")
     sides: dict[str, set[str]] = {}
     for split in ("train", "heldout"):
@@ -333,9 +340,7 @@ def test_rejects_are_counted_kept_and_stop_the_run_above_the_share(tmp_path):
     manifest = read_manifest(tmp_path / "store")
     assert manifest["rejects"] == {"malformed JSON": 1, "no field 'text'": 1, "empty": 1}
     assert manifest["notes"] == ["3 of 100 records were rejected; samples are in rejects/."]
-    kept = [
-        json.loads(line) for line in (tmp_path / "store/rejects/rejects-00000.jsonl").read_text().splitlines()
-    ]
+    kept = [json.loads(line) for line in (tmp_path / "store/rejects/rejects-00000.jsonl").read_text().splitlines()]
     assert [(k["file"], k["line"], k["reason"]) for k in kept] == [
         ("a.jsonl", 98, "malformed JSON"), ("a.jsonl", 99, "no field 'text'"), ("a.jsonl", 100, "empty"),
     ]  # fmt: skip
@@ -373,12 +378,8 @@ def test_a_shard_of_one_document_has_no_random_pairs_and_the_manifest_says_so(tm
 
 def test_too_little_text_is_no_store(tmp_path):
     write_jsonl(tmp_path / "text" / "a.jsonl", ["One sentence of a few words"])
-    with pytest.raises(
-        PrepareError, match=r"no pair of sentences for data.seq_lens=32: 1 documents with 1 sent"
-    ):
-        prepare(
-            data_settings(paths=[tmp_path / "text"], heldout_share=0.0, vocab_size=100), tmp_path / "store"
-        )
+    with pytest.raises(PrepareError, match=r"no pair of sentences for data.seq_lens=32: 1 documents with 1 sent"):
+        prepare(data_settings(paths=[tmp_path / "text"], heldout_share=0.0, vocab_size=100), tmp_path / "store")
 
 
 def test_a_damaged_input_is_named_in_the_manifest(tmp_path):
@@ -421,7 +422,5 @@ def test_the_embedded_corpus_comes_with_its_questions(tmp_path):
 
 @pytest.mark.skipif("BERT_LAMB_TEXT" not in os.environ, reason="BERT_LAMB_TEXT names no real text")
 def test_real_text(tmp_path):
-    prepare(
-        data_settings(paths=[os.environ["BERT_LAMB_TEXT"]], vocab_size=8000, processes=0), tmp_path / "store"
-    )
+    prepare(data_settings(paths=[os.environ["BERT_LAMB_TEXT"]], vocab_size=8000, processes=0), tmp_path / "store")
     assert not verify_store(tmp_path / "store", read_manifest(tmp_path / "store"))

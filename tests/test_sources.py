@@ -28,9 +28,7 @@ def test_every_format_gives_the_same_documents(tmp_path):
     texts = write_text(1, 25)
     write_jsonl(tmp_path / "a.jsonl", texts)
     lines = (tmp_path / "a.jsonl").read_bytes()
-    (tmp_path / "b.jsonl.zst").write_bytes(
-        zstandard.compress(lines[:3000]) + zstandard.compress(lines[3000:])
-    )
+    (tmp_path / "b.jsonl.zst").write_bytes(zstandard.compress(lines[:3000]) + zstandard.compress(lines[3000:]))
     (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(lines[:3000]) + gzip.compress(lines[3000:]))
     pq.write_table(pa.table({"title": ["x"] * 25, "text": texts}), tmp_path / "d.parquet", row_group_size=7)
     (tmp_path / "e.txt").write_text("\n\n".join(t for t in texts))
@@ -66,7 +64,7 @@ def test_cuts_into_many_slices_lose_and_double_nothing(tmp_path, monkeypatch, na
 
 
 @pytest.mark.parametrize("separator", [LINE_END, BLANK_LINE])
-@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4, 5, 6, 7, 11, 1000])
 def test_borders_do_not_depend_on_how_the_file_is_read(separator, chunk):
     text = b"one\ntwo two\n\n  \nthree\n\t\nfour\n\n\n\nfive\nsix six six six\n\nseven"
     borders = Borders(separator, 9)
@@ -205,9 +203,7 @@ def test_a_file_without_borders_is_no_corpus(tmp_path, monkeypatch):
     monkeypatch.setattr(slices_module, "MIB", 1000)
     monkeypatch.setattr("data_prep.sources.READ_SIZE", 500)
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "' + b"x" * 5000)
-    with pytest.raises(
-        SourceError, match=r"a\.jsonl holds .* without the end of a line: is it really \.jsonl"
-    ):
+    with pytest.raises(SourceError, match=r"a\.jsonl holds .* without the end of a line: is it really \.jsonl"):
         read(data_settings(paths=[tmp_path]))
 
 
@@ -219,9 +215,7 @@ def test_cleaning_drops_what_the_tokenizer_would_drop_and_keeps_the_rest():
 
 
 def test_a_line_ends_a_sentence_and_abbreviations_do_not():
-    text = clean(
-        "Dr. Smith left.  He was late\nA heading without a stop\nIt cost 3.50 in St. Louis. Then more."
-    )
+    text = clean("Dr. Smith left.  He was late\nA heading without a stop\nIt cost 3.50 in St. Louis. Then more.")
     assert [s.strip() for s in sentences(text, "en")] == [
         "Dr. Smith left.", "He was late", "A heading without a stop", "It cost 3.50 in St. Louis.",
         "Then more.",

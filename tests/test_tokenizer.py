@@ -70,9 +70,7 @@ def test_the_trained_text_needs_no_unknown_token(trained):
 def test_rare_characters_do_not_fill_the_vocabulary():
     text = [*write_text(2, 20), "".join(chr(0x4E00 + i) for i in range(3000))]
     assert len(train_vocabulary(text, data_settings(vocab_size=2500)).entries) <= 2500
-    with pytest.raises(
-        VocabularyError, match=r"data\.vocab_size=300: single characters alone need \d+ entries"
-    ):
+    with pytest.raises(VocabularyError, match=r"data\.vocab_size=300: single characters alone need \d+ entries"):
         train_vocabulary(text, data_settings(vocab_size=300))
 
 
@@ -81,9 +79,7 @@ def test_tokens_are_those_of_the_library_s_own_bert_tokenizer(trained, tmp_path)
     text = "Bala KILO, mésa\u00ad ta\x01ko! 東京 [unused] don't x" + "y" * 120
     theirs = BertWordPieceTokenizer(str(tmp_path / "vocab.txt"), lowercase=True)
     ours = make_tokenizer(trained.entries, lower_case=True)
-    assert (
-        ours.encode(text, add_special_tokens=False).ids == theirs.encode(text, add_special_tokens=False).ids
-    )
+    assert ours.encode(text, add_special_tokens=False).ids == theirs.encode(text, add_special_tokens=False).ids
 
 
 def test_text_that_spells_a_special_token_stays_text(trained):
