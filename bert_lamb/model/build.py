@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertForPreTraining
@@ -38,19 +39,22 @@ def bert_config(model: ModelSettings, vocab_size: int, pad_id: int) -> BertConfi
 
 
 def build_bert(model: ModelSettings, vocab_size: int, pad_id: int, seed: int) -> BertForPreTraining:
-    """Weights drawn from the seed alone, or those of model.init_from."""
+    """Weights drawn from the seed alone, or those of model.init_from; what is missing there is drawn too."""
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
     bert = BertForPreTraining(bert_config(model, vocab_size, pad_id))
-    torch.set_rng_state(generator_state)
     if model.init_from is not None:
         bert_from_folder(bert, Path(model.init_from))
+    torch.set_rng_state(generator_state)
     return bert
 
 
 def bert_from_folder(bert: BertForPreTraining, folder: Path) -> None:
     """Starts from any BERT that transformers opens; refuses one of another shape."""
-    there = BertForPreTraining.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    try:
+        there = BertForPreTraining.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise WeightsError(f"{folder} cannot be opened as a BERT with model.safetensors: {error}") from error
     load_parameters(bert, dict(there.named_parameters()), str(folder))
 
 
