@@ -50,14 +50,14 @@ class SourceFile:
 
 
 def source_files(data: DataSettings) -> list[SourceFile]:
-    """The inputs that the settings name, sorted by name; SourceError where there are none."""
+    """The inputs that the settings name, each once; SourceError where there are none."""
     if data.source == "sample":
         return [SourceFile("sample", "", ".jsonl", "generated")]
     found: dict[str, SourceFile] = {}
     for asked in data.paths:
         for file in _files_of(asked):
             found.setdefault(str(Path(file.path).resolve()), file)  # named twice is read once
-    return sorted(found.values(), key=lambda file: (file.name, file.path))
+    return list(found.values())
 
 
 def _files_of(asked: str) -> list[SourceFile]:
