@@ -42,9 +42,7 @@ def evaluate(s: Settings) -> None:
     for arm in arms:
         result = json.loads((arm / "result.json").read_text())
         again = result["dev_sha256"] == digest
-        predictions = (
-            json.loads((arm / "predictions.json").read_text()) if again else predict(s, folder, arm, dev)
-        )
+        predictions = json.loads((arm / "predictions.json").read_text()) if again else predict(s, folder, arm, dev)
         scores = score(dev, predictions)
         log.info(
             "%-*s  %9d  %6.2f  %6.2f%s", width, arm.name, scores.questions, scores.f1, scores.em,

@@ -8,6 +8,7 @@ skipped; one that was cut starts again.
 import json
 import logging
 import math
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,13 +18,16 @@ import torch
 from tokenizers import Tokenizer
 from transformers import BertForQuestionAnswering
 
+from bert_lamb.assembly import make_deterministic
 from bert_lamb.data.vocabulary import VOCABULARY, load_tokenizer
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.model import bert_config
 from bert_lamb.optim import Schedule, set_lr
 from bert_lamb.parallel import inside_torchrun, use_cuda
 from bert_lamb.run import (
+    EXIT_STOPPED,
     RunFolder,
+    StopRequest,
     TrainingStoppedError,
     data_folder,
     duration,
@@ -88,7 +92,9 @@ def check(s: Settings) -> list[str]:
 
 def finetune(s: Settings) -> None:
     """Says what will run, and trains the arms that have no result yet."""
-    folder = open_run(s)
+    folder, stop = open_run(s), StopRequest()
+    if s.hardware.deterministic:
+        make_deterministic()
     waiting = []
     for arm in s.finetune.arms:
         path = arm_folder(s, folder, arm)
@@ -101,7 +107,7 @@ def finetune(s: Settings) -> None:
     if waiting:
         squad = load_squad(s, folder)
         for arm, path in waiting:
-            run_arm(s, folder, arm, path, squad)
+            run_arm(s, folder, arm, path, squad, stop)
 
 
 def arm_folder(s: Settings, folder: RunFolder, arm: str) -> Path:
@@ -114,9 +120,7 @@ def arm_folder(s: Settings, folder: RunFolder, arm: str) -> Path:
 
 def load_squad(s: Settings, folder: RunFolder) -> Squad:
     """Questions and windows, with the tokenizer of the run's own data."""
-    tokenizer = load_tokenizer(
-        data_folder(s), folder.manifest()
-    )  # refuses a vocabulary not of the run's data
+    tokenizer = load_tokenizer(data_folder(s), folder.manifest())  # refuses a vocabulary not of the run's data
     train, unmatched = trainable(read_squad(Path(s.finetune.train_file)))
     train, dev = subset(train, s.finetune.max_train_questions, s.seed), read_squad(Path(s.finetune.dev_file))
     score(dev, {})  # refuses a file without gold answers before hours are spent
@@ -131,7 +135,7 @@ def load_squad(s: Settings, folder: RunFolder) -> Squad:
     return Squad(tokenizer, train, unmatched, windows, dev, dev_windows)
 
 
-def run_arm(s: Settings, folder: RunFolder, arm: str, path: Path, squad: Squad) -> None:
+def run_arm(s: Settings, folder: RunFolder, arm: str, path: Path, squad: Squad, stop: StopRequest) -> None:
     """From first weights to result.json, which is written last."""
     started_s = time.monotonic()
     path.mkdir(parents=True, exist_ok=True)
@@ -147,7 +151,7 @@ def run_arm(s: Settings, folder: RunFolder, arm: str, path: Path, squad: Squad) 
         model.double()
 
     with (path / "metrics.jsonl").open("w") as file:
-        about_training = train_arm(model, squad.train_windows, s, arm, file)
+        about_training = train_arm(model, squad.train_windows, s, arm, file, stop)
     answers = answer(model, squad.dev, squad.dev_windows, s.finetune, s.hardware)
     scores = score(squad.dev, answers)
     write_whole(path / "predictions.json", _json(answers))
@@ -163,13 +167,11 @@ def run_arm(s: Settings, folder: RunFolder, arm: str, path: Path, squad: Squad) 
         "dev_sha256": file_sha256(Path(s.finetune.dev_file)),
     }
     write_whole(path / "result.json", _json(result))
-    log.info(
-        "squad %s: F1 %.2f  EM %.2f  (%d questions)  %s", arm, scores.f1, scores.em, len(squad.dev), path
-    )
+    log.info("squad %s: F1 %.2f  EM %.2f  (%d questions)  %s", arm, scores.f1, scores.em, len(squad.dev), path)
 
 
 def train_arm(
-    model: BertForQuestionAnswering, windows: Windows, s: Settings, arm: str, file: TextIO
+    model: BertForQuestionAnswering, windows: Windows, s: Settings, arm: str, file: TextIO, stop: StopRequest
 ) -> dict[str, Any]:
     """All epochs. Returns the steps done, those skipped, and the mean loss of the last tenth."""
     f, device = s.finetune, model.device
@@ -197,6 +199,9 @@ def train_arm(
                 optimizer.step()
             optimizer.zero_grad()
             progress.finish_step(loss.item(), norm.item(), schedule(progress.step))
+            if stop:
+                log.info("stopped as asked; the same command starts this arm again")
+                sys.exit(EXIT_STOPPED)
     tail = progress.losses[-max(1, total // 10) :]
     return {"steps": total, "skipped": progress.skipped, "loss": sum(tail) / len(tail)}
 

@@ -90,9 +90,7 @@ def loss_figure(run: RunRecord) -> Figure | None:
     axes.set_ylim(bottom=0)
     entropy = run.manifest.get("unigram_entropy_nats")
     if entropy:
-        axes.axhline(
-            entropy, color=GREY, linestyle=":", linewidth=2, label="unigram entropy: word counts alone"
-        )
+        axes.axhline(entropy, color=GREY, linestyle=":", linewidth=2, label="unigram entropy: word counts alone")
     axes.set_ylabel("loss (nats)")
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.06), ncols=2, borderaxespad=0.2)
     return figure
@@ -130,9 +128,7 @@ def trust_figure(run: RunRecord) -> Figure | None:
         for line in phase.lines
         if line.get("trust_ratios")
     ]
-    adapted = sorted(
-        {n for _, ratios in readings for n, r in ratios.items() if r != 1 and r}, key=_kind_and_layer
-    )
+    adapted = sorted({n for _, ratios in readings for n, r in ratios.items() if r != 1 and r}, key=_kind_and_layer)
     if len(readings) < 2 or not adapted:
         return None
     ratios = np.array([[r.get(name) or np.nan for _, r in readings] for name in adapted])
@@ -185,10 +181,7 @@ def throughput_figure(run: RunRecord) -> Figure | None:
 
 def squad_figure(run: RunRecord) -> Figure | None:
     """F1 and EM with and without pretraining."""
-    arms = [
-        (label, run.arm(kind))
-        for kind, label in (("pretrained", "pretrained"), ("scratch", "random weights"))
-    ]
+    arms = [(label, run.arm(kind)) for kind, label in (("pretrained", "pretrained"), ("scratch", "random weights"))]
     found = [(label, arm.result) for label, arm in arms if arm]
     if not found:
         return None
@@ -221,9 +214,7 @@ def _panels(run: RunRecord, rows: int, height: float) -> tuple[Figure, list[Axes
     if run.phases[2].lines:
         words = f"phase 2, {run.settings.phase2.seq_len} tokens \N{RIGHTWARDS ARROW}"
         axes = panels[0]
-        axes.text(
-            border, 1.01, words, color=GREY, ha="right", va="bottom", transform=axes.get_xaxis_transform()
-        )
+        axes.text(border, 1.01, words, color=GREY, ha="right", va="bottom", transform=axes.get_xaxis_transform())
     return figure, panels
 
 

@@ -93,9 +93,7 @@ def read_run(path: Path) -> RunRecord:
         machine=_json(path / "machine.json") or {},
         plan=_json(path / "plan.json") or {},
         events=list(_jsonl(path / "events.jsonl")),
-        phases={
-            n: PhaseRecord(_steps(path / f"phase{n}"), _json(path / f"phase{n}/result.json")) for n in (1, 2)
-        },
+        phases={n: PhaseRecord(_steps(path / f"phase{n}"), _json(path / f"phase{n}/result.json")) for n in (1, 2)},
         arms=arms,
     )
 

@@ -25,20 +25,14 @@ def verdict(run: RunRecord) -> str:
     named = ((pretrained, "with pretraining"), (scratch, "without"))
     f1s = [f"{arm.result['f1']:.2f} {words}" for arm, words in named if arm]
     some = pretrained or scratch
-    return (
-        f"SQuAD v1.1 F1 {', '.join(f1s)} ({some.result['questions']:,} questions)"
-        if some
-        else "No SQuAD result yet"
-    )
+    return f"SQuAD v1.1 F1 {', '.join(f1s)} ({some.result['questions']:,} questions)" if some else "No SQuAD result yet"
 
 
 def report_text(run: RunRecord, figures: list[tuple[str, str]]) -> str:
     """The whole report."""
     s = run.settings
     pictures = {stem: f"![{stem}]({stem}.png)\n\n{caption}\n" for stem, caption in figures}
-    training = [
-        pictures[stem] for stem in ("loss", "schedule", "trust_ratios", "throughput") if stem in pictures
-    ]
+    training = [pictures[stem] for stem in ("loss", "schedule", "trust_ratios", "throughput") if stem in pictures]
     about = f"BERT-{s.model.name}, experiment `{s.experiment}`, seed {s.seed}."
     sections = [
         [f"# {run.name}", "", f"{verdict(run)}. {about}"],
@@ -72,9 +66,7 @@ def _scores(run: RunRecord) -> list[str]:
         scores = [f"{r['questions']:,}", number(r["f1"], 2), number(r["em"], 2)]
         training = [f"{r['train_questions']:,}", len(r["unmatched"]), f"{r['steps']:,}", r["skipped"]]
         rows.append([arm.name, *scores, *training, number(r["loss"], 3), duration(r["seconds"])])
-    return table(
-        "arm | questions | F1 | EM | trained on | left out | steps | skipped | last loss | time", rows
-    )
+    return table("arm | questions | F1 | EM | trained on | left out | steps | skipped | last loss | time", rows)
 
 
 def _paper(run: RunRecord) -> list[str]:
@@ -102,9 +94,7 @@ def _paper(run: RunRecord) -> list[str]:
 
 
 def _phases(run: RunRecord) -> list[str]:
-    work = (
-        "phase | state | steps | batch | length | sequences | real tokens | skipped | seconds | sequences/s"
-    )
+    work = "phase | state | steps | batch | length | sequences | real tokens | skipped | seconds | sequences/s"
     losses = "phase | MLM + NSP | MLM | NSP | MLM accuracy | held-out MLM | held-out accuracy"
     work_rows, loss_rows = [], []
     for n, phase in run.phases.items():
@@ -145,9 +135,7 @@ def _events(run: RunRecord) -> list[str]:
     for n, phase in run.phases.items():
         if phase.lines and not phase.result:
             rows.append(["-", "not finished", f"phase {n}, step {phase.steps}"])
-    return (
-        table("time | what | where", rows) if rows else ["Nothing: no step was skipped, nothing was resumed."]
-    )
+    return table("time | what | where", rows) if rows else ["Nothing: no step was skipped, nothing was resumed."]
 
 
 def _machine(run: RunRecord) -> list[str]:
@@ -173,9 +161,7 @@ def _data(run: RunRecord) -> list[str]:
         return ["Not known yet."]
     vocabulary = m.get("tokenizer", {})
     rows = [[key, _plain(value)] for key, value in leaves(m.get("counts", {}))]
-    rows.append(
-        ["vocabulary", f"{vocabulary.get('size', 0):,} entries, SHA-256 {vocabulary.get('sha256', '-')[:16]}"]
-    )
+    rows.append(["vocabulary", f"{vocabulary.get('size', 0):,} entries, SHA-256 {vocabulary.get('sha256', '-')[:16]}"])
     if m.get("unigram_entropy_nats"):
         rows.append(["unigram entropy", f"{m['unigram_entropy_nats']:.3f} nats"])
     rows += [[f"rejected: {reason}", _plain(count)] for reason, count in leaves(m.get("rejects", {}))]

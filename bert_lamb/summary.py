@@ -17,8 +17,7 @@ def summary(paths: list[Path]) -> str:
     """
     runs = {path: read_run(path) for path in paths if (path / "settings.yaml").is_file()}
     settings = {
-        p: dict(leaves({k: v for k, v in plain(run.settings).items() if k in PARTS}))
-        for p, run in runs.items()
+        p: dict(leaves({k: v for k, v in plain(run.settings).items() if k in PARTS})) for p, run in runs.items()
     }
     keys = dict.fromkeys(key for values in settings.values() for key in values)
     differing = [key for key in keys if len({str(values.get(key)) for values in settings.values()}) > 1]

@@ -1,7 +1,9 @@
 """Fine-tuning and evaluation as commands run them: a tiny model, a tiny language, files in, files out."""
 
 import json
+import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from transformers import BertForQuestionAnswering, BertTokenizerFast
 from bert_lamb.data.store import StoreError
 from bert_lamb.data.vocabulary import load_tokenizer
 from bert_lamb.evaluate import EvaluateError, evaluate
-from bert_lamb.finetune import check, finetune
+from bert_lamb.finetune import FinetuneLog, check, finetune
 from bert_lamb.model import bert_config, build_bert
 from bert_lamb.optim import Lamb
 from bert_lamb.run import Progress, RunFolder, RunFolderError, open_run, save_checkpoint
@@ -64,9 +66,7 @@ def pretrained(s: Settings) -> RunFolder:
     """A run folder as pretraining leaves it, with weights unlike the ones that fine-tuning would draw."""
     folder = open_run(s)
     bert = build_bert(s.model, folder.manifest()["tokenizer"]["size"], 0, seed=123)
-    path = save_checkpoint(
-        folder.phase(2) / "checkpoints", bert, Lamb(bert.parameters()), Progress(2, 4), keep=1
-    )
+    path = save_checkpoint(folder.phase(2) / "checkpoints", bert, Lamb(bert.parameters()), Progress(2, 4), keep=1)
     folder.finish_phase(2, {"checkpoint": f"checkpoints/{path.name}"})
     return folder
 
@@ -76,9 +76,7 @@ def arm(folder: RunFolder, name: str) -> Path:
 
 
 def losses(folder: RunFolder, name: str) -> list[float]:
-    return [
-        json.loads(line)["loss"] for line in (arm(folder, name) / "metrics.jsonl").read_text().splitlines()
-    ]
+    return [json.loads(line)["loss"] for line in (arm(folder, name) / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_two_arms_their_files_and_equal_results_when_run_twice(tmp_path, caplog):
@@ -137,6 +135,27 @@ def test_done_arms_are_skipped_and_cut_ones_start_again(tmp_path, caplog):
     assert len(list((folder.path / "squad").iterdir())) == 2
 
 
+def test_asked_to_stop_it_says_so_and_leaves_no_result(tmp_path, monkeypatch, caplog):
+    class StopsAfterTwo(FinetuneLog):
+        def finish_step(self, *numbers):
+            super().finish_step(*numbers)
+            if self.step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    s = settings(tmp_path, "finetune.arms=[scratch]")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.setattr("bert_lamb.finetune.FinetuneLog", StopsAfterTwo)
+    try:
+        with caplog.at_level("INFO"), pytest.raises(SystemExit, match="75"):
+            finetune(s)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert "stopped as asked" in caplog.text
+    assert len(losses(open_run(s), "scratch")) == 2
+    assert not list((open_run(s).path / "squad").glob("*/result.json"))
+
+
 def test_questions_count_by_content_and_settings_by_value(tmp_path):
     s = settings(tmp_path, "finetune.arms=[scratch]", "finetune.epochs=1")
     finetune(s)
@@ -163,10 +182,7 @@ def test_transformers_opens_the_arm_and_gives_its_answers(tmp_path):
             out = model(**text)
         context = [k for k, kind in enumerate(text["token_type_ids"][0].tolist()) if kind][:-1]
         spans = [
-            (float(out.start_logits[0, i] + out.end_logits[0, j]), i, j)
-            for i in context
-            for j in context
-            if i <= j
+            (float(out.start_logits[0, i] + out.end_logits[0, j]), i, j) for i in context for j in context if i <= j
         ]
         _, first, last = max(spans)
         assert predictions[question.id] == question.context[offsets[first][0] : offsets[last][1]]

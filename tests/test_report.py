@@ -54,9 +54,7 @@ def phase_lines(number: int, steps: int, batch: int = 8) -> list[dict[str, Any]]
 
 def make_run(path: Path, *overrides: str, f1: tuple[float, float] | None = (92.514, 17.2)) -> Path:
     """A finished run: 20 and 10 steps."""
-    s = composed(
-        "phase1.steps=20", "phase2.steps=10", "phase1.warmup_steps=2", "phase2.warmup_steps=1", *overrides
-    )
+    s = composed("phase1.steps=20", "phase2.steps=10", "phase1.warmup_steps=2", "phase2.warmup_steps=1", *overrides)
     path.mkdir(parents=True)
     machine = {
         "host": "node7", "device": "a CPU", "ranks": 1, "threads": 2, "commit": "abcdef0123456789",
@@ -82,9 +80,7 @@ def make_run(path: Path, *overrides: str, f1: tuple[float, float] | None = (92.5
         {"time": "2026-01-02T03:07:05+0000", "event": "start", "phase": 2, "ranks": 1},
     ])  # fmt: skip
     for number, steps in ((1, 20), (2, 10)):
-        write_lines(
-            path / f"phase{number}/metrics.jsonl", phase_lines(number, steps, s.phase(number).global_batch)
-        )
+        write_lines(path / f"phase{number}/metrics.jsonl", phase_lines(number, steps, s.phase(number).global_batch))
         (path / f"phase{number}/result.json").write_text(json.dumps({"steps": steps}))
     for arm, value in zip(("pretrained", "scratch"), f1 or (), strict=bool(f1)):
         folder = path / "squad" / f"{arm}-0123456789-seed0"
@@ -115,10 +111,7 @@ def row(text: str, start: str) -> list[str]:
 def test_the_whole_report(tmp_path):
     path = make_run(tmp_path / "sample-run")
     line = write_report(path)
-    assert (
-        line
-        == f"SQuAD v1.1 F1 92.51 with pretraining, 17.20 without (400 questions): {path / 'report/report.md'}"
-    )
+    assert line == f"SQuAD v1.1 F1 92.51 with pretraining, 17.20 without (400 questions): {path / 'report/report.md'}"
     text = (path / "report/report.md").read_text()
     assert row(text, "pretrained-0123456789-seed0")[1:4] == ["400", "92.51", "90.51"]
     assert row(text, "2 | done")[2:] == ["10 of 10", "64", "512", "640", "64,000", "0", "5", "128"]
@@ -202,9 +195,7 @@ def test_figures_go_with_their_stage(tmp_path):
     for name in ("squad", "phase2"):
         shutil.rmtree(path / name)
     lines = [line for line in read_run(path).phases[1].lines if line["step"] < 8]
-    write_lines(
-        path / "phase1/metrics.jsonl", lines
-    )  # one reading of trust ratios: nothing to draw over steps
+    write_lines(path / "phase1/metrics.jsonl", lines)  # one reading of trust ratios: nothing to draw over steps
     write_report(path)
     assert {f.stem for f in (path / "report").glob("*.png")} == {"loss", "schedule", "throughput"}
     text = (path / "report/report.md").read_text()

@@ -52,9 +52,7 @@ def tokenizer() -> Tokenizer:
 
 
 def squad_json(*questions: dict, context: str = "The old mill stands by the river.") -> str:
-    return json.dumps(
-        {"data": [{"title": "t", "paragraphs": [{"context": context, "qas": list(questions)}]}]}
-    )
+    return json.dumps({"data": [{"title": "t", "paragraphs": [{"context": context, "qas": list(questions)}]}]})
 
 
 def asked(id_: str, *answers: tuple[str, int]) -> dict:
@@ -70,9 +68,7 @@ def random_questions(count: int, words: int) -> list[Question]:
         ends = [p for p in range(1, len(context)) if context[p - 1].isalnum() and not context[p].isalnum()]
         begin = dice.choice(starts)
         end = dice.choice([e for e in ends if e > begin][:4])
-        questions.append(
-            Question(f"q{i}", "What is " + "x " * (i % 30), context, [context[begin:end]], (begin, end))
-        )
+        questions.append(Question(f"q{i}", "What is " + "x " * (i % 30), context, [context[begin:end]], (begin, end)))
     return questions
 
 
@@ -116,16 +112,11 @@ def test_ordinary_cases_agree_with_torchmetrics():
     def text() -> str:
         return " ".join(dice.choice(words) for _ in range(dice.randint(1, 5))) + " end"
 
-    questions = [
-        Question(str(i), "?", "", [text() for _ in range(dice.randint(1, 3))], None) for i in range(200)
-    ]
+    questions = [Question(str(i), "?", "", [text() for _ in range(dice.randint(1, 3))], None) for i in range(200)]
     predictions = {q.id: text() for q in questions}
     theirs = torchmetrics_squad(
         [{"id": i, "prediction_text": t} for i, t in predictions.items()],
-        [
-            {"id": q.id, "answers": {"text": q.answers, "answer_start": [0] * len(q.answers)}}
-            for q in questions
-        ],
+        [{"id": q.id, "answers": {"text": q.answers, "answer_start": [0] * len(q.answers)}} for q in questions],
     )
     ours = score(questions, predictions)
     assert ours.f1 == pytest.approx(float(theirs["f1"]), abs=1e-3)

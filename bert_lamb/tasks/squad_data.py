@@ -35,9 +35,7 @@ class Question:
     text: str
     context: str
     answers: list[str]  # every gold answer, as written
-    span: (
-        tuple[int, int] | None
-    )  # characters [from, to) of the first answer that stands there; None: none does
+    span: tuple[int, int] | None  # characters [from, to) of the first answer that stands there; None: none does
 
 
 @dataclass
@@ -86,9 +84,7 @@ def read_squad(path: Path) -> list[Question]:
             raw = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(raw)).read()
         questions = [_question(context, q) for context, q in _entries(json.loads(raw))]
     except OSError as error:
-        raise SquadError(
-            f"{path} cannot be read: {error.strerror}; see finetune.train_file and dev_file"
-        ) from error
+        raise SquadError(f"{path} cannot be read: {error.strerror}; see finetune.train_file and dev_file") from error
     except (ValueError, KeyError, TypeError, AttributeError, zstandard.ZstdError) as error:
         raise SquadError(f"{path} is not SQuAD v1.1 JSON ({type(error).__name__}: {error})") from error
     if len({q.id for q in questions}) < len(questions):
@@ -134,15 +130,11 @@ def cut_windows(questions: list[Question], tokenizer: Tokenizer, f: FinetuneSett
     cls, sep, pad = (_special(tokenizer, token) for token in ("[CLS]", "[SEP]", "[PAD]"))
     heads = [np.array([cls, *tokens.ids[: f.max_query], sep], np.int32) for tokens in asked]
     rooms = [f.max_length - len(head) - 1 for head in heads]
-    bounds = [
-        window_bounds(len(ids_of[q.context]), r, f.stride) for q, r in zip(questions, rooms, strict=True)
-    ]
+    bounds = [window_bounds(len(ids_of[q.context]), r, f.stride) for q, r in zip(questions, rooms, strict=True)]
 
     owner = np.repeat(np.arange(len(questions)), [len(b) for b in bounds])
     context_at = np.array([len(head) for head in heads], np.int64)[owner]
-    shown = np.array(
-        [end - begin for b in bounds for begin, end in b], np.int64
-    )  # context tokens of each window
+    shown = np.array([end - begin for b in bounds for begin, end in b], np.int64)  # context tokens of each window
     starts = np.concatenate([[0], np.cumsum(context_at + shown + 1)])
     windows = Windows(
         starts=starts,

@@ -43,9 +43,7 @@ def load_encoder(model: BertForQuestionAnswering, weights: Path) -> None:
 
 def span_logits(model: BertForQuestionAnswering, batch: SquadBatch) -> tuple[Tensor, Tensor]:
     """Scores [B, T] of tokens as an answer's first and last; -inf on padding, so that it changes nothing."""
-    out = model(
-        input_ids=batch.input_ids, token_type_ids=batch.token_type_ids, attention_mask=batch.attention_mask
-    )
+    out = model(input_ids=batch.input_ids, token_type_ids=batch.token_type_ids, attention_mask=batch.attention_mask)
     padding = batch.attention_mask == 0
     start, end = (
         x.to(torch.promote_types(x.dtype, torch.float32)).masked_fill(padding, -torch.inf)
