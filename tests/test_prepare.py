@@ -144,7 +144,7 @@ def stop_in_the_middle(process: subprocess.Popen, folder: Path, how: signal.Sign
 
 
 def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path):
-    text = corpus(tmp_path / "text", files=12, documents=400)
+    text = corpus(tmp_path / "text", files=12, documents=200)
     store = tmp_path / "cut" / "store"
     settings = overrides(text, tmp_path / "cut", "data.processes=2")
     killed = command(*settings, start_new_session=True)
