@@ -9,7 +9,7 @@ from bert_lamb.batch import IGNORED, PackedBatch
 from bert_lamb.data.instances import InstanceTables, Rows
 from bert_lamb.data.masking import MaskRule, mask
 
-SHAPES_PER_PHASE = 4  # distinct padded lengths of compiled micro-batches; each costs one compilation
+SHAPES_PER_PHASE = 2  # distinct padded lengths of compiled micro-batches; each costs one compilation
 
 
 @dataclass
