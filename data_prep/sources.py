@@ -76,9 +76,7 @@ def _files_of(asked: str) -> list[SourceFile]:
     matches = sorted(Path(p) for p in glob(asked, recursive=True) if Path(p).is_file())  # noqa: PTH207 (absolute globs)
     files = [source_file(p, p.name) for p in matches if kind_of(p.name)]
     if not files:
-        raise SourceError(
-            f"data.paths: {asked} does not exist, or matches none of {known}; correct data.paths"
-        )
+        raise SourceError(f"data.paths: {asked} does not exist, or matches none of {known}; correct data.paths")
     return files
 
 
@@ -115,9 +113,7 @@ def shuffled(documents: Iterable[Page], seed: int) -> Iterator[Page]:
         yield key, title, WORD.sub(lambda _: next(drawn), text)
 
 
-def raw_chunks(
-    file: SourceFile, data: DataSettings, digest: "hashlib._Hash | None" = None
-) -> Iterator[bytes]:
+def raw_chunks(file: SourceFile, data: DataSettings, digest: "hashlib._Hash | None" = None) -> Iterator[bytes]:
     """A file's bytes, decompressed; `digest` sees those on disk. DamagedStream after the last good ones."""
     if file.compression == "generated":
         for line in sample_lines(data):

@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import zstandard
 
 from bert_lamb.settings import DataSettings
 
+ROOT = Path(__file__).parents[1]
 SYLLABLES = [c + v for c in "bklmrst" for v in "aeio"]
 
 
@@ -58,3 +62,17 @@ def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a store; stamps of verification are no part of it."""
     files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".verified"))
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def command(*overrides: str, **more) -> subprocess.Popen:
+    """The stage as a user runs it."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, "-m", "data_prep.prepare", *overrides]
+    return subprocess.Popen(arguments, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True, **more)
+
+
+def overrides(text: Path, root: Path, *more: str) -> list[str]:
+    return [
+        "data=text", f"data.paths=[{text}]", f"data.root={root}", "data.name=store", "data.vocab_size=200",
+        "data.seq_lens=[32,64,128,512]", "data.passes=2", "data.heldout_share=0.1", "data.seed=3", *more,
+    ]  # fmt: skip
