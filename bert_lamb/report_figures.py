@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bert_lamb.report_run import RunRecord
@@ -66,7 +67,8 @@ def draw_figures(run: RunRecord, folder: Path) -> list[tuple[str, str]]:
                 for path, _ in paths:
                     path.unlink(missing_ok=True)  # of an earlier report
                 continue
-            figure.draw_without_rendering()
+            for _ in range(2):  # the first pass does not know the tick labels' widths yet
+                figure.draw_without_rendering()
             figure.set_layout_engine("none")  # laid out once for both files
             for path, metadata in paths:
                 figure.savefig(path, dpi=120, metadata=metadata)
@@ -176,6 +178,7 @@ def throughput_figure(run: RunRecord) -> Figure | None:
     for axes, label in zip(panels, ("sequences / s", "1000 real\ntokens / s", "padding (%)"), strict=True):
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
+    panels[2].set_ylim(top=max(5, panels[2].get_ylim()[1]))  # no padding at all is a line at 0, not a range of its own
     return figure
 
 
@@ -185,7 +188,7 @@ def squad_figure(run: RunRecord) -> Figure | None:
     found = [(label, arm.result) for label, arm in arms if arm]
     if not found:
         return None
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    figure = Figure(figsize=(6, 4.5), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
     axes = figure.subplots()
     for i, (key, label, colour) in enumerate((("f1", "F1", BLUE), ("em", "exact match", ORANGE))):
         at = np.arange(len(found)) + (i - 0.5) * 0.38
@@ -193,7 +196,8 @@ def squad_figure(run: RunRecord) -> Figure | None:
         axes.bar_label(bars, fmt="%.1f", padding=2)
     axes.set_xticks(range(len(found)), [label for label, _ in found])
     axes.set_xlim(-0.7, len(found) - 0.3)
-    axes.set_ylim(0, 100)
+    axes.set_ylim(0, 108)  # room for the number on a full bar
+    axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel(f"% over {found[0][1]['questions']:,} questions")
     axes.grid(visible=False, axis="x")
     axes.set_axisbelow(True)
@@ -203,7 +207,7 @@ def squad_figure(run: RunRecord) -> Figure | None:
 
 def _panels(run: RunRecord, rows: int, height: float) -> tuple[Figure, list[Axes]]:
     """Panels over a common axis of steps, with the border between the phases drawn and named."""
-    figure = Figure(figsize=(10, height), layout="constrained")
+    figure = Figure(figsize=(10, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
     panels = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
     panels[-1].set_xlabel("optimizer step, both phases")
     border = _offset(run, 2)

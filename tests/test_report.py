@@ -109,12 +109,12 @@ def row(text: str, start: str) -> list[str]:
 
 
 def test_the_whole_report(tmp_path):
-    path = make_run(tmp_path / "sample-run")
+    path = make_run(tmp_path / "sample-run", "phase2.global_batch=64", "phase2.seq_len=128", "phase1.peak_lr=0.01")
     line = write_report(path)
     assert line == f"SQuAD v1.1 F1 92.51 with pretraining, 17.20 without (400 questions): {path / 'report/report.md'}"
     text = (path / "report/report.md").read_text()
     assert row(text, "pretrained-0123456789-seed0")[1:4] == ["400", "92.51", "90.51"]
-    assert row(text, "2 | done")[2:] == ["10 of 10", "64", "512", "640", "64,000", "0", "5", "128"]
+    assert row(text, "2 | done")[2:] == ["10 of 10", "64", "128", "640", "64,000", "0", "5", "128"]
     assert row(text, "1 | 5.600") == ["1", "5.600", "5.000", "0.600", "0.100", "5.250", "0.200"]
     assert "3.00e+12 FLOPs, 36 s at an assumed 0.1 TFLOP/s" in text
     assert "Measured: 0.2 TFLOP/s" in text  # 3e12 in 15 s
@@ -239,7 +239,7 @@ def test_the_papers_row_stands_beside_a_run_of_its_batches(tmp_path, no_figures)
 
 
 def test_summary_shows_what_differs(tmp_path):
-    paths = [make_run(tmp_path / "a", "optimizer=lamb"),
+    paths = [make_run(tmp_path / "a", "optimizer=lamb", "phase1.peak_lr=0.01"),
              make_run(tmp_path / "b", "optimizer=adamw", "phase1.peak_lr=0.002", f1=None)]  # fmt: skip
     lines = summary([*paths, tmp_path / "never-began"]).splitlines()
     differing = "optimizer.preset | optimizer.no_adapt | phase1.peak_lr"
