@@ -38,7 +38,7 @@ def ours_like(theirs: Any) -> Any:
 def batches(tmp_path_factory: pytest.TempPathFactory) -> list[PackedBatch]:
     folder = tmp_path_factory.mktemp("store") / "made"
     make_store(folder)
-    return [b for step in phase_data(folder, 0, 1, 11).steps(0, 1) for b in step.batches]
+    return [b for step in phase_data(folder, 0, 1, 30).steps(0, 1) for b in step.batches]
 
 
 @pytest.mark.parametrize("shape", ["as it is", "rounded up", "one sequence"])
@@ -55,7 +55,7 @@ def test_losses_and_every_gradient_equal_transformers(batches: list[PackedBatch]
     ours = ours_like(theirs)
     mlm, nsp = padded_losses(theirs, padded(batch))
     (mlm / 37 + nsp / 11).backward()
-    given = round_up(batch, 16, 32, 0.15) if shape == "rounded up" else batch
+    given = round_up(batch, 32, 32, 0.15) if shape == "rounded up" else batch
     losses = pretraining_losses(ours, given)
     (losses.mlm / 37 + losses.nsp / 11).backward()
     torch.testing.assert_close(losses.mlm, mlm, rtol=1e-10, atol=1e-10)
@@ -78,7 +78,7 @@ def test_the_mean_losses_of_transformers_are_ours_over_the_counts(batches: list[
 
 def test_counts_of_right_predictions(batches: list[PackedBatch]) -> None:
     theirs = plain_bert()
-    for batch in (batches[0], round_up(batches[0], 16, 32, 0.15)):
+    for batch in (batches[0], round_up(batches[0], 32, 32, 0.15)):
         losses = pretraining_losses(ours_like(theirs), batch)
         arrays = padded(batches[0])
         out = theirs(**{k: arrays[k] for k in ("input_ids", "token_type_ids", "attention_mask")})
@@ -90,7 +90,7 @@ def test_counts_of_right_predictions(batches: list[PackedBatch]) -> None:
 @pytest.mark.parametrize("rounded", [False, True])
 def test_no_sequence_sees_another(batches: list[PackedBatch], rounded: bool) -> None:
     """Other ids in one sequence move the outputs of no other sequence by a bit."""
-    batch = round_up(batches[0], 16, 32, 0.15) if rounded else batches[0]
+    batch = round_up(batches[0], 32, 32, 0.15) if rounded else batches[0]
     bert = build_bert(settings(), 120, 0, seed=1)
     before = encode(bert, batch)
     end_of_all = int(batch.cu_seqlens[-1])
