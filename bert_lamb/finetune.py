@@ -152,6 +152,7 @@ def run_arm(s: Settings, folder: RunFolder, arm: str, path: Path, squad: Squad, 
 
     with (path / "metrics.jsonl").open("w") as file:
         about_training = train_arm(model, squad.train_windows, s, arm, file, stop)
+    log.info("squad %s: answering %d questions", arm, len(squad.dev))
     answers = answer(model, squad.dev, squad.dev_windows, s.finetune, s.hardware)
     scores = score(squad.dev, answers)
     write_whole(path / "predictions.json", _json(answers))
