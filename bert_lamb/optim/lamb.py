@@ -55,7 +55,7 @@ class Lamb(torch.optim.Optimizer):
         if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1):
             raise ValueError(f"betas={betas}: each must be in [0, 1)")
         for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
-            if value < 0:
+            if not value >= 0:  # NaN included
                 raise ValueError(f"{name}={value}: must not be negative")
         self.max_grad_norm = max_grad_norm
         defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, bias_correction=bias_correction,
@@ -84,6 +84,24 @@ class Lamb(torch.optim.Optimizer):
         for group, p in pairs:
             self._update(group, p, scale, self.step_was_finite)
         return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """torch's, which narrows moments to their parameter's type: here they keep their own."""
+        super().load_state_dict(state_dict)
+        saved = (i for group in state_dict["param_groups"] for i in group["params"])
+        for p, i in zip((p for group in self.param_groups for p in group["params"]), saved, strict=True):
+            for name, value in state_dict["state"].get(i, {}).items():
+                self.state[p][name] = value.detach().to(p.device, copy=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: torch's knows nothing of what this class added."""
+        own: dict[str, Any] = {
+            "max_grad_norm": self.max_grad_norm,
+            "grad_norm": None,
+            "step_was_finite": None,
+            "trust_ratios": {},
+        }
+        return super().__getstate__() | own
 
     def _update(self, group: dict[str, Any], p: Tensor, scale: Tensor, finite: Tensor) -> None:
         state = self.state[p]

@@ -1,0 +1,334 @@
+"""The optimizer against Algorithm 2 in numpy, against torch's AdamW, and in what it must refuse or leave alone."""
+
+import copy
+import subprocess
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tools import environment
+
+from bert_lamb.optim import PRESETS, Lamb, decay_groups
+
+RNG = np.random.default_rng(0)
+AWKWARD = {  # name: tensor; gradients of each are below
+    "matrix": RNG.normal(size=(4, 6)),
+    "zero norm": np.zeros((3, 2)),
+    "zero gradient": RNG.normal(size=(5,)),
+    "all zero": np.zeros(3),
+    "scalar": np.array(1.7),
+    "one element": np.array([-0.3]),
+    "rows never touched": RNG.normal(size=(6, 3)),
+    "huge": RNG.normal(size=(3, 3)) * 1e100,
+    "tiny": RNG.normal(size=(3, 3)) * 1e-100,
+    "tiny gradient": RNG.normal(size=(2, 2)),
+}
+
+
+def gradient(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    g = rng.normal(size=shape)
+    if name in ("zero gradient", "all zero"):
+        return np.zeros(shape)
+    if name == "rows never touched":
+        g[2:] = 0
+    return g * (1e-90 if name == "tiny gradient" else 1)
+
+
+def reference(
+    x: dict[str, np.ndarray], m: dict, v: dict, g: dict[str, np.ndarray], t: int, *, lr: float,
+    decay: dict[str, float], adapt: dict[str, bool], betas: tuple[float, float], eps: float, bias_correction: bool,
+    max_grad_norm: float | None,
+) -> None:  # fmt: skip
+    """One step of Algorithm 2, tensor by tensor, in float64; phi is the identity."""
+    norm = np.sqrt(sum((a**2).sum() for a in g.values()))
+    scale = 1.0 if max_grad_norm is None or norm <= max_grad_norm else max_grad_norm / norm
+    b1, b2 = betas
+    for name in x:
+        h = g[name] * scale
+        m[name] = b1 * m[name] + (1 - b1) * h
+        v[name] = b2 * v[name] + (1 - b2) * h**2
+        mh, vh = m[name], v[name]
+        if bias_correction:
+            mh, vh = mh / (1 - b1**t), vh / (1 - b2**t)
+        u = mh / (np.sqrt(vh) + eps) + decay[name] * x[name]
+        x_norm, u_norm = np.linalg.norm(x[name]), np.linalg.norm(u)
+        ratio = x_norm / u_norm if adapt[name] and x_norm > 0 and u_norm > 0 else 1.0
+        x[name] = x[name] - lr * ratio * u
+
+
+def parameters(names: Iterable[str] = AWKWARD, dtype: torch.dtype = torch.float64) -> dict[str, torch.nn.Parameter]:
+    return {n: torch.nn.Parameter(torch.tensor(AWKWARD[n], dtype=dtype)) for n in names}
+
+
+@pytest.mark.parametrize("clip", [None, 0.7, 1e6])
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_presets_are_algorithm_2(preset: str, clip: float | None) -> None:
+    values = dict(PRESETS[preset])
+    adapts = values.pop("adapt", True)
+    if clip is not None:
+        values["max_grad_norm"] = clip
+    plain = {"zero gradient", "scalar", "tiny", "tiny gradient"}  # neither decayed nor adapted
+    decay = {n: 0.0 if n in plain else values["weight_decay"] for n in AWKWARD}
+    adapt = {n: adapts and n not in plain for n in AWKWARD}
+    ps = parameters()
+    kept = {k: v for k, v in values.items() if k != "weight_decay"}
+    optimizer = Lamb(decay_groups(ps.items(), values["weight_decay"], adapts, plain, plain), **kept)
+    x = {n: a.copy() for n, a in AWKWARD.items()}
+    m = {n: np.zeros_like(a) for n, a in AWKWARD.items()}
+    v = {n: np.zeros_like(a) for n, a in AWKWARD.items()}
+    rng = np.random.default_rng(1)
+    for t in range(1, 21):
+        lr = 0.01 * t
+        g = {n: gradient(n, a.shape, rng) for n, a in AWKWARD.items()}
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        for n, p in ps.items():
+            p.grad = torch.tensor(g[n])
+        optimizer.step()
+        reference(
+            x, m, v, g, t, lr=lr, decay=decay, adapt=adapt, betas=values["betas"], eps=values["eps"],
+            bias_correction=values["bias_correction"], max_grad_norm=values["max_grad_norm"],
+        )  # fmt: skip
+        for n, p in ps.items():
+            state = optimizer.state[p]
+            for ours, theirs in ((p, x[n]), (state["exp_avg"], m[n]), (state["exp_avg_sq"], v[n])):
+                size = np.abs(theirs).max()
+                np.testing.assert_allclose(ours.detach().numpy(), theirs, rtol=1e-12, atol=1e-12 * size, err_msg=n)
+            assert p.grad is not None
+            assert torch.equal(p.grad, torch.tensor(g[n])), "p.grad is not ours to change"
+            assert state["step"] == t
+
+
+def test_the_cases_are_as_awkward_as_named() -> None:
+    """A zero tensor moves under its own update, an untouched row moves by decay alone, nothing at all stays put."""
+    ps = parameters()
+    optimizer = Lamb(list(ps.values()), lr=0.1, weight_decay=0.01)
+    for n, p in ps.items():
+        p.grad = torch.tensor(gradient(n, AWKWARD[n].shape, np.random.default_rng(2)))
+    optimizer.step()
+    assert ps["zero norm"].abs().min() > 0
+    assert not ps["all zero"].any()
+    assert ps["zero gradient"].ne(torch.tensor(AWKWARD["zero gradient"])).all()
+    assert all(torch.isfinite(p).all() for p in ps.values())
+    assert optimizer.trust_ratios[ps["zero norm"]] == 1
+    assert optimizer.trust_ratios[ps["tiny"]] < 1e-90
+    assert optimizer.trust_ratios[ps["huge"]] == pytest.approx(1 / 0.01), "the decay is all of its update"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_without_adaptation_it_is_adamw(dtype: torch.dtype) -> None:
+    names = [n for n in AWKWARD if n not in ("huge", "tiny")]
+    ours, theirs = parameters(names, dtype), parameters(names, dtype)
+    a = Lamb(list(ours.values()), lr=3e-3, eps=1e-6, weight_decay=0.1, adapt=False)
+    b = torch.optim.AdamW(list(theirs.values()), lr=3e-3, eps=1e-6, weight_decay=0.1)
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        for n in names:
+            g = torch.tensor(gradient(n, AWKWARD[n].shape, rng), dtype=dtype)
+            ours[n].grad, theirs[n].grad = g, g.clone()
+        a.step()
+        b.step()
+    for n in names:
+        tolerance = 1e-12 if dtype == torch.float64 else 2e-6
+        torch.testing.assert_close(ours[n], theirs[n], rtol=tolerance, atol=tolerance * 1e-2)
+        keys = b.state[theirs[n]].keys()
+        assert a.state[ours[n]].keys() == keys == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def test_google_clips_the_global_norm() -> None:
+    """Gradients of norm 50 over all groups move like the same gradients over 50; small ones are left alone."""
+
+    def moved(scale: float, max_grad_norm: float | None) -> torch.Tensor:
+        ps = [torch.nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2)]
+        optimizer = Lamb([{"params": [p]} for p in ps], bias_correction=False, max_grad_norm=max_grad_norm, eps=1.0)
+        for p, g in zip(ps, ([3.0, 0.0, 0.0], [0.0, 4.0, 0.0]), strict=True):
+            p.grad = torch.tensor(g, dtype=torch.float64) * scale
+        optimizer.step()
+        assert optimizer.grad_norm is not None
+        assert optimizer.grad_norm.item() == pytest.approx(5 * scale), "before clipping"
+        return torch.cat([p.detach() for p in ps])
+
+    torch.testing.assert_close(moved(10, 1.0), moved(0.2, None), rtol=1e-12, atol=0)
+    torch.testing.assert_close(moved(0.1, 1.0), moved(0.1, None), rtol=0, atol=0)
+    assert not torch.equal(moved(10, 1.0), moved(10, None))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad: float, clip: float | None, first: bool) -> None:
+    ps = parameters(["matrix", "scalar", "rows never touched"], torch.float32)
+    optimizer = Lamb(list(ps.values()), max_grad_norm=clip)
+    rng = np.random.default_rng(4)
+
+    def fill() -> None:
+        for n, p in ps.items():
+            p.grad = torch.tensor(gradient(n, AWKWARD[n].shape, rng), dtype=torch.float32)
+
+    if not first:
+        fill()
+        optimizer.step()
+        assert optimizer.step_was_finite
+    before = copy.deepcopy([(p.detach(), dict(optimizer.state[p])) for p in ps.values()])
+    fill()
+    ps["matrix"].grad[1, 2] = bad  # type: ignore[index]
+    optimizer.step()
+    assert not optimizer.step_was_finite
+    assert not torch.isfinite(optimizer.grad_norm)  # type: ignore[arg-type]
+    for p, (old, state) in zip(ps.values(), before, strict=True):
+        assert torch.equal(p, old)
+        for key, value in optimizer.state[p].items():
+            assert torch.equal(value, state.get(key, torch.zeros_like(value))), key
+    fill()
+    optimizer.step()
+    assert optimizer.step_was_finite
+    assert all(optimizer.state[p]["step"] == (1 if first else 2) for p in ps.values())
+
+
+def test_types_of_state() -> None:
+    """Moments in fp32 for narrower parameters, in the parameter's own type where wider; parameters keep theirs."""
+    for dtype, wide in ((torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64,) * 2):
+        p = torch.nn.Parameter(torch.ones(4, dtype=dtype))
+        optimizer = Lamb([p])
+        p.grad = torch.full_like(p, 0.5)
+        optimizer.step()
+        assert p.dtype == dtype
+        assert {optimizer.state[p][k].dtype for k in ("exp_avg", "exp_avg_sq")} == {wide}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_state_dict_goes_round(dtype: torch.dtype) -> None:
+    """A loaded optimizer goes on to the bit, moments of narrow parameters included; so does a copied one."""
+
+    def made() -> tuple[torch.nn.Parameter, Lamb]:
+        p = torch.nn.Parameter(torch.linspace(1, 2, 7).to(dtype))
+        return p, Lamb([p], lr=0.1, max_grad_norm=0.5)
+
+    def go(p: torch.nn.Parameter, optimizer: Lamb, steps: range) -> None:
+        for i in steps:
+            p.grad = torch.sin(torch.arange(7) * 1.3 + i).to(dtype)
+            optimizer.step()
+
+    p, optimizer = made()
+    go(p, optimizer, range(3))
+    q, loaded = made()
+    q.data.copy_(p.data)
+    loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for key, value in optimizer.state[p].items():
+        assert loaded.state[q][key].dtype == value.dtype
+        assert torch.equal(loaded.state[q][key], value)
+    r, copied = copy.deepcopy((p, optimizer))
+    for parameter, o in ((p, optimizer), (q, loaded), (r, copied)):
+        go(parameter, o, range(3, 6))
+    assert torch.equal(p, q)
+    assert torch.equal(p, r)
+
+
+def test_parameters_without_gradient_stay() -> None:
+    a, b = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = Lamb([a, b])
+    optimizer.step()
+    a.grad = torch.ones(2)
+    optimizer.step()
+    assert torch.equal(b, torch.ones(2))
+    assert b not in optimizer.state or not optimizer.state[b]
+    assert not torch.equal(a, torch.ones(2))
+
+
+def test_closure_and_maximize() -> None:
+    p = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = Lamb([p], lr=0.1, weight_decay=0.0, maximize=True)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = (p**2).sum()
+        loss.backward()
+        return loss.item()
+
+    assert optimizer.step(closure) == 4.0
+    assert p.item() > 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"max_grad_norm": 0.0}, "max_grad_norm"), ({"max_grad_norm": -1.0}, "max_grad_norm"), ({"lr": -1.0}, "lr"),
+        ({"betas": (1.0, 0.999)}, "betas"), ({"betas": (0.9, -0.1)}, "betas"), ({"eps": -1e-9}, "eps"),
+        ({"weight_decay": -0.1}, "weight_decay"), ({"max_grad_norm": float("nan")}, "max_grad_norm"),
+        ({"lr": float("nan")}, "lr"), ({"betas": (float("nan"), 0.9)}, "betas"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_refused(arguments: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Lamb([torch.nn.Parameter(torch.ones(2))], **arguments)
+
+
+def test_sparse_and_complex_are_refused() -> None:
+    sparse = torch.nn.Parameter(torch.ones(3, 2))
+    sparse.grad = torch.eye(3)[:, :2].to_sparse()
+    with pytest.raises(ValueError, match="dense"):
+        Lamb([sparse]).step()
+    odd = torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    odd.grad = torch.ones_like(odd)
+    with pytest.raises(ValueError, match="real"):
+        Lamb([odd]).step()
+
+
+NAMES = ["body.weight", "body.bias", "body.LayerNorm.weight", "body.LayerNorm.bias", "head.weight"]
+
+
+def grouped(**changes: Any) -> dict[str, tuple[float, bool]]:
+    """Name -> (decay, adapts)."""
+    named = [(n, torch.nn.Parameter(torch.ones(2))) for n in NAMES]
+    groups = decay_groups(named, 0.01, **changes)
+    found = {id(p): (g["weight_decay"], g["adapt"]) for g in groups for p in g["params"]}
+    assert sum(len(g["params"]) for g in groups) == len(NAMES), "each parameter in one group"
+    return {n: found[id(p)] for n, p in named}
+
+
+def test_decay_and_adaptation_are_independent() -> None:
+    both = grouped()
+    assert both["body.weight"] == both["head.weight"] == (0.01, True)
+    assert both["body.bias"] == both["body.LayerNorm.weight"] == (0.0, False)
+    apart = grouped(no_decay=["bias"], no_adapt=["head"])
+    assert apart == {
+        "body.weight": (0.01, True), "body.bias": (0.0, True), "body.LayerNorm.weight": (0.01, True),
+        "body.LayerNorm.bias": (0.0, True), "head.weight": (0.01, False),
+    }  # fmt: skip
+    assert {a for _, a in grouped(adapt=False, no_adapt=[]).values()} == {False}
+    assert set(grouped(no_decay=[], no_adapt=[]).values()) == {(0.01, True)}
+
+
+@pytest.mark.parametrize("setting", ["no_decay", "no_adapt"])
+def test_a_pattern_that_matches_nothing_is_refused(setting: str) -> None:
+    with pytest.raises(ValueError, match=f"{setting}.*'LayerNrom'"):
+        grouped(**{setting: ["bias", "LayerNrom"]})
+
+
+BLOCKED = ("transformers", "hydra", "omegaconf", "pyarrow", "datasets", "tokenizers", "safetensors", "wandb", "psutil")
+
+
+def test_optim_needs_torch_only() -> None:
+    """Whoever wants the optimizer alone needs none of the packages of training."""
+    program = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED}:
+            raise ImportError("blocked: " + name)
+sys.meta_path.insert(0, Block())
+import torch
+from bert_lamb.optim import Lamb, Schedule, decay_groups
+p = torch.nn.Parameter(torch.ones(3)); p.grad = torch.ones(3)
+Lamb([p]).step()
+ours = {{m.partition(".")[2] for m in sys.modules if m.startswith("bert_lamb.")}}
+print(sorted(ours))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "['optim', 'optim.groups', 'optim.lamb', 'optim.schedules']"
