@@ -1,6 +1,9 @@
 """What several tests share: a small token store made without data_prep, and settings composed as commands do."""
 
 import hashlib
+import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,4 +108,38 @@ def tiny(folder: Path, *overrides: str) -> Settings:
     )  # fmt: skip
 
 
-__all__ = ["SPECIAL_IDS", "composed", "make_store", "replace", "tiny"]
+def prepared(folder: Path, *overrides: str, **store: Any) -> Settings:
+    """`tiny` with its store made; no dropout, so that what differs is what is tested."""
+    if not (folder / "data" / "made").exists():
+        make_store(folder / "data" / "made", **store)
+    return tiny(folder, "model.dropout=0", "model.attention_dropout=0", "model.initializer_range=0.1", *overrides)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """For subprocesses: one thread each, and the checkout to import from."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])} | more
+
+
+def torchrun(ranks: int, *arguments: str | Path) -> list[str]:
+    """A command that starts so many processes of a program on this machine."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return [*launcher, *map(str, arguments)]
+
+
+def losses_of(folder: Path, number: int) -> dict[int, float]:
+    """Step -> loss of a phase, as metrics.jsonl has them; the last line of a step counts."""
+    lines = (folder / f"phase{number}" / "metrics.jsonl").read_text().splitlines()
+    return {line["step"]: line["loss"] for line in map(json.loads, lines)}
+
+
+__all__ = [
+    "SPECIAL_IDS",
+    "composed",
+    "environment",
+    "losses_of",
+    "make_store",
+    "prepared",
+    "replace",
+    "tiny",
+    "torchrun",
+]
