@@ -65,17 +65,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     register_schema()
     table = rows(settings_of(arguments.overrides))
-    scores = {
-        row: [score(row, seed, arguments.overrides) for seed in range(arguments.seeds)]
-        for row in by_cost(table)
-    }
+    scores: dict[Row, list[float]] = {row: [] for row in table}
+    headline, controls = [table[0], table[1], table[-1]], table[2:-1]
+    for group in (headline, controls):  # a study that is cut has what matters most
+        for seed in range(arguments.seeds):
+            for row in group:
+                scores[row].append(score(row, seed, arguments.overrides))
     arguments.out.write_text(page(table, scores, settings_of(arguments.overrides), arguments.seeds))
     log.info("%s", arguments.out)
-
-
-def by_cost(table: list[Row]) -> list[Row]:
-    """The headline's rows and the shuffled control first: a study that is cut has what matters most."""
-    return sorted(table, key=lambda row: (row.arm == "scratch" and bool(row.overrides), table.index(row)))
 
 
 def settings_of(overrides: list[str]) -> Settings:
@@ -130,9 +127,7 @@ def page(table: list[Row], scores: dict[Row, list[float]], s: Settings, seeds: i
     for row in table:
         values = scores[row]
         lines.append(
-            f"| {row.words} | {statistics.mean(values):.1f} | "
-            + " | ".join(f"{v:.1f}" for v in values)
-            + " |"
+            f"| {row.words} | {statistics.mean(values):.1f} | " + " | ".join(f"{v:.1f}" for v in values) + " |"
         )
     lines += [
         "",
