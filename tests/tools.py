@@ -96,10 +96,17 @@ def composed(*overrides: str) -> Settings:
 
 
 def tiny(folder: Path, *overrides: str) -> Settings:
-    """A run of seconds over the store `folder/data/made`, results under `folder/runs`; W&B off."""
+    """A run of seconds over the store `folder/data/made`, results under `folder/runs`; W&B off.
+
+    Every value of its recipe stands here, so that no change under conf/ moves a committed number.
+    """
     return composed(
         f"data.root={folder / 'data'}", "data.name=made", "data.seq_lens=[32,64]", f"run.root={folder / 'runs'}",
         "run.wandb=disabled", "hardware=cpu", "hardware.devices=1", "hardware.micro_batch_tokens=256",
+        "seed=0", "optimizer=lamb", "handover.schedule=rewarm", "handover.moments=keep", "masking.share=0.15",
+        "masking.whole_word=false", "data.lower_case=true", "model.initializer_range=0.05", "model.dropout=0.1",
+        "model.attention_dropout=0.1", "phase1.peak_lr=0.01", "phase1.decay_power=1", "phase1.decay_origin=start",
+        "phase2.peak_lr=0.002", "phase2.decay_power=1", "phase2.decay_origin=start", "model.name=tiny",
         "model.layers=2", "model.hidden=32", "model.heads=2", "model.intermediate=64", "model.max_positions=64",
         "finetune.max_length=64", "finetune.max_query=16", "finetune.stride=16",
         "phase1.seq_len=32", "phase1.global_batch=24", "phase1.steps=6", "phase1.warmup_steps=2",
