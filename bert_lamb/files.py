@@ -19,3 +19,12 @@ def write_whole(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def drop_half_line(path: Path) -> None:
+    """Cuts off what a process killed while it wrote left behind the last newline, before more is appended."""
+    if path.is_file():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(path, whole)

@@ -1,6 +1,5 @@
 """The plan: `python -m bert_lamb.plan [overrides]`. What a recipe takes, and where each of its values comes from."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from bert_lamb.budget import budget, budget_text
@@ -9,9 +8,7 @@ from bert_lamb.data.store import StoreError
 from bert_lamb.optim import PRESETS
 from bert_lamb.parallel import device_count
 from bert_lamb.run import data_folder
-from bert_lamb.settings import RECIPE_PARTS, Settings, as_dict, command
-
-UNSOURCED = "ours, untested"
+from bert_lamb.settings import RECIPE_PARTS, Settings, as_dict, command, leaves, source_of
 
 
 @command
@@ -26,7 +23,7 @@ def main(s: Settings) -> None:
         print(f"  (no prepared data in {data_folder(s)} yet: the vocabulary is taken as data.vocab_size)")
     print("\nsettings that decide the result, and where each value comes from:")
     parts = {part: as_dict(s)[part] for part in (*RECIPE_PARTS, "finetune")}
-    rows = [(name, _shown(s, name, value), source_of(s, name)) for name, value in leaves(parts)]
+    rows = [(name, _shown(s, name, value), source_of(s.sources, name)) for name, value in leaves(parts)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, value, source in rows:
         print(f"  {name:{widths[0]}}  {value:{widths[1]}}  {source}")
@@ -41,24 +38,6 @@ def _shown(s: Settings, name: str, value: Any) -> str:
     if leaf.startswith("beta"):
         return str(preset["betas"][int(leaf[-1]) - 1])
     return str(preset[leaf])
-
-
-def source_of(s: Settings, name: str) -> str:
-    """The entry of `sources` for the key, or for the longest of its prefixes."""
-    while name:
-        if name in s.sources:
-            return s.sources[name]
-        name = name.rpartition(".")[0]
-    return UNSOURCED
-
-
-def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of every leaf."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 if __name__ == "__main__":

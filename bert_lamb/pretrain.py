@@ -31,11 +31,10 @@ def main(s: Settings) -> None:
     plan = budget(s, devices, folder.manifest())
     log.info("%s\n  run folder: %s", budget_text(s, plan), folder.path)
     folder.write_json("plan.json", plan.record())
-    if devices == 1:
-        pretrain(folder)
-    else:
-        code = start_ranks("bert_lamb.pretrain", folder.path, devices)
-        if code:
+    with folder.held():
+        if devices == 1:
+            pretrain(folder)
+        elif code := start_ranks("bert_lamb.pretrain", folder.path, devices):
             sys.exit(code)
     if not folder.phase_result(2):
         log.info("stopped as asked; the same command goes on from the last checkpoint")

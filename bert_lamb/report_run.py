@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bert_lamb.settings import RECIPE_PARTS, recipe_hash
+from bert_lamb.settings import RECIPE_PARTS, leaves, recipe_hash, source_of
 
 
 class ReportError(Exception):
@@ -103,25 +103,9 @@ def recipe_rows(s: DictConfig) -> list[tuple[str, str, str]]:
     parts = {part: plain(s)[part] for part in (*RECIPE_PARTS, "finetune")}
     unset = {"optimizer": "the preset's", "phase2": "phase 1's schedule goes on"}  # what null means there
     return [
-        (key, unset.get(key.split(".")[0], "none") if value is None else str(value), _source(s, key))
+        (key, unset.get(key.split(".")[0], "none") if value is None else str(value), source_of(s.sources, key))
         for key, value in leaves(parts)
     ]
-
-
-def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of every leaf."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _source(s: DictConfig, key: str) -> str:
-    """The entry of `sources` for the key or its longest prefix."""
-    parts = key.split(".")
-    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-    return next((s.sources[prefix] for prefix in prefixes if prefix in s.sources), "ours, untested")
 
 
 def plain(s: DictConfig) -> dict[str, Any]:

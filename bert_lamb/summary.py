@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bert_lamb.report_run import leaves, plain, read_run
+from bert_lamb.report_run import plain, read_run
 from bert_lamb.report_text import number, table
-from bert_lamb.settings import RECIPE_PARTS
+from bert_lamb.settings import RECIPE_PARTS, leaves
 
 PARTS = (*RECIPE_PARTS, "data", "finetune")  # settings that decide a result; hardware and run do not
 RESULTS = "MLM loss | held-out MLM loss | F1 | EM"

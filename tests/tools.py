@@ -100,7 +100,12 @@ def tiny(folder: Path, *overrides: str) -> Settings:
 
     Every value of its recipe stands here, so that no change under conf/ moves a committed number.
     """
-    return composed(
+    return composed(*tiny_overrides(folder), *overrides)
+
+
+def tiny_overrides(folder: Path) -> list[str]:
+    """The overrides that make `tiny`."""
+    return [
         f"data.root={folder / 'data'}", "data.name=made", "data.seq_lens=[32,64]", f"run.root={folder / 'runs'}",
         "run.wandb=disabled", "hardware=cpu", "hardware.devices=1", "hardware.micro_batch_tokens=256",
         "seed=0", "optimizer=lamb", "handover.schedule=rewarm", "handover.moments=keep", "masking.share=0.15",
@@ -111,8 +116,8 @@ def tiny(folder: Path, *overrides: str) -> Settings:
         "finetune.max_length=64", "finetune.max_query=16", "finetune.stride=16",
         "phase1.seq_len=32", "phase1.global_batch=24", "phase1.steps=6", "phase1.warmup_steps=2",
         "phase2.seq_len=64", "phase2.global_batch=12", "phase2.steps=4", "phase2.warmup_steps=1",
-        "run.heldout_sequences=16", "run.checkpoint_every=3", "run.trust_ratios_every=2", *overrides,
-    )  # fmt: skip
+        "run.heldout_sequences=16", "run.checkpoint_every=3", "run.trust_ratios_every=2",
+    ]  # fmt: skip
 
 
 def prepared(folder: Path, *overrides: str, **store: Any) -> Settings:
@@ -148,5 +153,6 @@ __all__ = [
     "prepared",
     "replace",
     "tiny",
+    "tiny_overrides",
     "torchrun",
 ]

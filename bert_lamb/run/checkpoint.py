@@ -1,7 +1,7 @@
 """Checkpoints: whole or not at all, in files that explain themselves.
 
-    step-000500/  model.safetensors config.json (transformers opens this folder)  optimizer.safetensors  state.json
-                  SHA256SUMS (checked before anything is read back)
+step-000500/  model.safetensors config.json (transformers opens this folder)  optimizer.safetensors  state.json
+              SHA256SUMS (checked before anything is read back)
 """
 
 import json

@@ -1,19 +1,22 @@
 """The run folder: what lies where, and the rule that one folder holds one recipe.
 
-    runs/<experiment>-<recipe hash>/
-      settings.yaml data_manifest.json machine.json plan.json recipe.json events.jsonl
-      phase1/  metrics.jsonl  checkpoints/step-000500/  result.json (last: done)
-      phase2/  the same       squad/<arm>-<hash>-seed0/  report/
+runs/<experiment>-<recipe hash>/
+  settings.yaml data_manifest.json machine.json plan.json recipe.json events.jsonl
+  phase1/  metrics.jsonl  checkpoints/step-000500/  result.json (last: done)
+  phase2/  the same       squad/<arm>-<hash>-seed0/  report/
 """
 
+import fcntl
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_lamb.files import file_sha256, write_whole
+from bert_lamb.files import drop_half_line, file_sha256, write_whole
 from bert_lamb.settings import Settings, difference, read_settings, recipe, recipe_hash, settings_yaml
 
 
@@ -63,10 +66,24 @@ class RunFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps any other command from training in this folder; the lock ends with the process."""
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunFolderError(
+                    f"{self.path} is in use by another process: wait for it, stop it, or choose another run.name"
+                ) from None
+            yield
+
     def event(self, kind: str, **details: Any) -> None:
         """Appends to events.jsonl: starts, resumes, skips, whatever a report should tell."""
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind, **details}
-        with (self.path / "events.jsonl").open("a") as file:
+        path = self.path / "events.jsonl"
+        drop_half_line(path)
+        with path.open("a") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 

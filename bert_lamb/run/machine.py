@@ -46,6 +46,7 @@ def _version(library: str) -> str | None:
 
 def _commit() -> dict[str, Any]:
     """The checkout's commit and whether it was changed; nothing where the package is installed without one."""
+
     def git(*arguments: str) -> str:
         here = Path(__file__).parent
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bert_lamb.batch import Denominators, LossSums, PackedBatch
+from bert_lamb.files import drop_half_line
 from bert_lamb.optim import Lamb
 from bert_lamb.parallel import Single
 from bert_lamb.run.checkpoint import Progress
@@ -104,6 +105,7 @@ class MetricsLog:
         if dashboard is not None:
             path = folder.phase(progress.phase) / "metrics.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
+            drop_half_line(path)
             self._file = path.open("a")
 
     def step(
@@ -189,7 +191,7 @@ def last_line(path: Path, step: int) -> dict[str, Any]:
 
 
 def duration(seconds: float) -> str:
-    """"1 h 05 min", "3 min 20 s", "7 s"."""
+    """ "1 h 05 min", "3 min 20 s", "7 s"."""
     s = round(seconds)
     if s >= 3600:
         return f"{s // 3600} h {s % 3600 // 60:02d} min"

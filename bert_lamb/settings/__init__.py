@@ -1,6 +1,15 @@
 from bert_lamb.settings.checks import SettingsError, setting_problems
 from bert_lamb.settings.command import command, conf_dir, read_settings, register_schema, settings_yaml, to_settings
-from bert_lamb.settings.recipe import RECIPE_PARTS, as_dict, difference, finetune_recipe, recipe, recipe_hash
+from bert_lamb.settings.recipe import (
+    RECIPE_PARTS,
+    as_dict,
+    difference,
+    finetune_recipe,
+    leaves,
+    recipe,
+    recipe_hash,
+    source_of,
+)
 from bert_lamb.settings.schema import (
     DataSettings,
     FinetuneSettings,
@@ -32,11 +41,13 @@ __all__ = [
     "conf_dir",
     "difference",
     "finetune_recipe",
+    "leaves",
     "read_settings",
     "recipe",
     "recipe_hash",
     "register_schema",
     "setting_problems",
     "settings_yaml",
+    "source_of",
     "to_settings",
 ]

@@ -158,9 +158,7 @@ def _handover(s: Settings) -> Iterator[str]:
 def _finetune(s: Settings) -> Iterator[str]:
     f = s.finetune
     if f.max_length > s.model.max_positions:
-        yield (
-            f"finetune.max_length={f.max_length} exceeds model.max_positions={s.model.max_positions}: shorten it"
-        )
+        yield (f"finetune.max_length={f.max_length} exceeds model.max_positions={s.model.max_positions}: shorten it")
     if f.max_query + f.stride + 3 > f.max_length:
         yield (
             f"finetune.max_length={f.max_length} leaves windows shorter than finetune.stride={f.stride} beside a "

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -46,3 +47,19 @@ def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> li
         elif a != b:
             lines.append(f"{prefix}{key}: {a} -> {b}")
     return lines
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every leaf."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def source_of(sources: Mapping[str, str], key: str) -> str:
+    """Where a setting's value comes from: the entry of its key, or of the longest prefix."""
+    parts = key.split(".")
+    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((sources[prefix] for prefix in prefixes if prefix in sources), "ours, untested")
