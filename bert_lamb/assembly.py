@@ -190,7 +190,7 @@ def make_optimizer(bert: torch.nn.Module, o: OptimizerSettings) -> Lamb:
 
 
 def should_compile(wanted: str, device: torch.device) -> bool:
-    """"auto": on a GPU always, on a CPU where a C++ compiler is at hand."""
+    """ "auto": on a GPU always, on a CPU where a C++ compiler is at hand."""
     if wanted != "auto":
         return wanted == "on"
     return device.type == "cuda" or any(shutil.which(c) for c in (os.environ.get("CXX") or "g++", "g++", "clang++"))

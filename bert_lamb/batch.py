@@ -29,9 +29,7 @@ class PackedBatch:
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on a device; the copy may still be under way (non_blocking)."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {
-            n: v.to(device, non_blocking=True) for n, v in values.items() if isinstance(v, Tensor)
-        }
+        moved: dict[str, Any] = {n: v.to(device, non_blocking=True) for n, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
 

@@ -169,8 +169,7 @@ def collection(dice: Dice) -> tuple[str, list[str]]:
     members = [(kind, dice.pick(CLASSES[kind])) for kind in dice.sample(KINDS, PICTURES)]
     title, words, paragraph = pictures(dice, [member for _, member in members], dice.town())
     remarks = [
-        dice.write(dice.pick(pages.REMARKS), words | forms(kind, member))
-        for kind, member in dice.sample(members, 2)
+        dice.write(dice.pick(pages.REMARKS), words | forms(kind, member)) for kind, member in dice.sample(members, 2)
     ]
     return title, [paragraph, " ".join(remarks)]
 

@@ -71,9 +71,7 @@ def test_imports_flow_down(path: Path) -> None:
     part = part_of(path)
     names = list(imported(path))
     if part != "__init__":
-        assert not forbidden(part, iter(names)), (
-            f"{part} may not import {sorted(forbidden(part, iter(names)))}"
-        )
+        assert not forbidden(part, iter(names)), f"{part} may not import {sorted(forbidden(part, iter(names)))}"
     if part not in ("sweep", "data_prep", "bench"):
         assert not [n for n in names if n.startswith("data_prep")], "training knows of prepared data only"
     if part not in ("data_prep", "__init__"):
@@ -109,9 +107,7 @@ def dangers(source: str) -> list[str]:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
             found += [
-                n
-                for n in names
-                if re.fullmatch(r"(c?[Pp]ickle|dill|cloudpickle|joblib|shelve|marshal)(\..*)?", n)
+                n for n in names if re.fullmatch(r"(c?[Pp]ickle|dill|cloudpickle|joblib|shelve|marshal)(\..*)?", n)
             ]
         if not isinstance(node, ast.Call):
             continue

@@ -74,9 +74,7 @@ def test_every_epoch_reads_its_pass_exactly_once(sizes: list[int], batch: int) -
     for e in range(epochs):
         assert sorted(instance[epoch == e].tolist()) == list(range(sizes[e % len(sizes)]))
     if batch % sum(sizes) and len(sizes) * batch > 1 and max(sizes) > 1 and batch > 1:
-        assert any(len(np.unique(c.epoch)) > 1 for c in chosen), (
-            "no batch crossed an epoch: the case tests too little"
-        )
+        assert any(len(np.unique(c.epoch)) > 1 for c in chosen), "no batch crossed an epoch: the case tests too little"
 
 
 def test_epochs_seeds_and_phases_have_orders_of_their_own() -> None:
@@ -129,9 +127,7 @@ def sequences(data: PhaseData, first: int, last: int, offset: int = 0) -> dict[i
                 places = (batch.masked_positions[here] - a).tolist()
                 ids, types = batch.input_ids[a:b].tolist(), batch.token_type_ids[a:b].tolist()
                 labels = batch.masked_labels[here].tolist()
-                rows.append(
-                    (tuple(ids), tuple(types), tuple(places), tuple(labels), int(batch.next_labels[m]))
-                )
+                rows.append((tuple(ids), tuple(types), tuple(places), tuple(labels), int(batch.next_labels[m])))
     return found
 
 

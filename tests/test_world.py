@@ -133,9 +133,7 @@ def test_the_shuffled_corpus_has_the_same_words_and_shape(corpus):
     def words(pages):
         return [WORD.findall(body) for _, _, body in pages]
 
-    assert Counter(w for page in words(mixed) for w in page) == Counter(
-        w for page in words(corpus) for w in page
-    )
+    assert Counter(w for page in words(mixed) for w in page) == Counter(w for page in words(corpus) for w in page)
     assert [len(page) for page in words(mixed)] == [len(page) for page in words(corpus)]
     assert [WORD.sub("w", body) for _, _, body in mixed] == [WORD.sub("w", body) for _, _, body in corpus]
     # neighbours no longer go together

@@ -70,9 +70,7 @@ class PhaseData:
     def plan(self, number: int, chosen: Chosen) -> tuple[Step, list[np.ndarray]]:
         """The step's counts, and which rows of the global batch form each of this rank's micro-batches."""
         lengths = self.tables.rows(chosen.pass_, chosen.instance).spans.lengths
-        counts = Denominators(
-            int(masked_counts(lengths, self.rule.share).sum()), len(lengths), int(lengths.sum())
-        )
+        counts = Denominators(int(masked_counts(lengths, self.rule.share).sum()), len(lengths), int(lengths.sum()))
         mine = cut_global_batch(lengths, self.ranks, self.micro_batch)[self.rank]
         return Step(number, counts, len(mine), iter(())), mine
 

@@ -54,9 +54,13 @@ def verify_store(folder: Path, manifest: dict[str, Any]) -> list[str]:
         status = path.stat()
         stamp = [about["sha256"], status.st_size, status.st_mtime_ns]
         if stamps.get(name) != stamp and file_sha256(path) != about["sha256"]:
-            return name, None, (
-                f"{path} does not match its SHA-256 in the manifest: it was changed or damaged; "
-                "delete it and run `make prepare` again"
+            return (
+                name,
+                None,
+                (
+                    f"{path} does not match its SHA-256 in the manifest: it was changed or damaged; "
+                    "delete it and run `make prepare` again"
+                ),
             )
         return name, stamp, None
 

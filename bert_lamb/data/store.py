@@ -1,9 +1,9 @@
 """The token store: Arrow IPC files and a manifest. One record batch a file, so columns are arrays without a copy.
 
-    <folder>/manifest.json, vocab.txt
-    <folder>/train/documents-00000.arrow         id, tokens, sentence_ends
-    <folder>/train/seq128-pass0-00000.arrow      spans into the tokens of the documents file of the same number
-    <folder>/heldout/...                         the same for documents kept from training (pass 0 only)
+<folder>/manifest.json, vocab.txt
+<folder>/train/documents-00000.arrow         id, tokens, sentence_ends
+<folder>/train/seq128-pass0-00000.arrow      spans into the tokens of the documents file of the same number
+<folder>/heldout/...                         the same for documents kept from training (pass 0 only)
 """
 
 import json

@@ -57,9 +57,12 @@ class _Move(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         back, exists = ctx.saved_tensors
         moved = gradient.index_select(0, back)
-        return torch.where(exists[:, None, None], moved, torch.zeros((), dtype=moved.dtype, device=moved.device)), (
-            None
-        ), None, None
+        return (
+            torch.where(exists[:, None, None], moved, torch.zeros((), dtype=moved.dtype, device=moved.device)),
+            (None),
+            None,
+            None,
+        )
 
 
 def packed_attention(
