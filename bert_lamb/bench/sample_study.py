@@ -60,13 +60,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("docs/results/sample.md"))
+    parser.add_argument("--headline-only", action="store_true", help="leave out the controls of random weights")
     parser.add_argument("overrides", nargs="*", help="settings for every run, e.g. hardware.compile=off")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     register_schema()
     table = rows(settings_of(arguments.overrides))
-    scores: dict[Row, list[float]] = {row: [] for row in table}
     headline, controls = [table[0], table[1], table[-1]], table[2:-1]
+    if arguments.headline_only:
+        table, controls = headline, []
+    scores: dict[Row, list[float]] = {row: [] for row in table}
     for group in (headline, controls):  # a study that is cut has what matters most
         for seed in range(arguments.seeds):
             for row in group:
