@@ -93,15 +93,21 @@ def budget_text(s: Settings, b: Budget) -> str:
     """The plan as people read it before they pay for it."""
     devices = f"{b.devices} device{'s' if b.devices > 1 else ''} (hardware={s.hardware.name})"
     lines = [f"{s.experiment}: BERT-{s.model.name}, {OPTIMIZER_WORDS[s.optimizer.preset]}, {devices}"]
+    each = " on each device" if b.devices > 1 else ""
     for number, p in enumerate(b.phases, 1):
         rises = f"0 -> {p.peak_lr:.3g}" if p.first_lr == 0 else f"{p.first_lr:.3g}"
         rate = f"lr {rises} -> {p.last_lr:.2g}"
         read = f", data read {p.passes:.1f} times" if p.passes is not None else ""
         lines.append(
             f"  phase {number}: {p.steps:,} steps x {p.global_batch:,} sequences x {p.seq_len} tokens "
-            f"= {p.tokens / 1e9:.3g} G tokens{read}; {p.flops:.2e} FLOPs; {rate}"
+            f"= {_big(p.tokens)} tokens{read}; {p.flops:.2e} FLOPs; {rate}"
         )
         lines.append(f"           batch: {p.micro_batches} micro-batches of up to {p.micro_batch} sequences on each")
     time = f"{b.hours:,.1f} hours" if b.hours >= 1 else f"{b.hours * 60:.0f} minutes"
     lines.append(f"  {b.flops:.2e} FLOPs: about {time} at an assumed {b.assumed_tflops:g} TFLOP/s per device")
     return "\n".join(lines)
+
+
+def _big(count: int) -> str:
+    """ "85.2 G", "7.37 M"."""
+    return f"{count / 1e9:.3g} G" if count >= 1e9 else f"{count / 1e6:.3g} M"
