@@ -102,7 +102,7 @@ def budget_text(s: Settings, b: Budget) -> str:
             f"  phase {number}: {p.steps:,} steps x {p.global_batch:,} sequences x {p.seq_len} tokens "
             f"= {_big(p.tokens)} tokens{read}; {p.flops:.2e} FLOPs; {rate}"
         )
-        lines.append(f"           batch: {p.micro_batches} micro-batches of up to {p.micro_batch} sequences on each")
+        lines.append(f"           batch: {p.micro_batches} micro-batches of up to {p.micro_batch} sequences{each}")
     time = f"{b.hours:,.1f} hours" if b.hours >= 1 else f"{b.hours * 60:.0f} minutes"
     lines.append(f"  {b.flops:.2e} FLOPs: about {time} at an assumed {b.assumed_tflops:g} TFLOP/s per device")
     return "\n".join(lines)
