@@ -46,9 +46,9 @@ def pretrain(folder: RunFolder) -> None:
     s = folder.settings()
     strategy, stop = open_strategy(s.hardware), StopRequest()
     run = Assembly(s, folder, strategy)
-    for number in (1, 2):
-        if folder.phase_result(number):
-            continue
+    left = [number for number in (1, 2) if not folder.phase_result(number)]
+    strategy.barrier()  # every rank has looked before one that has no step left to do finishes a phase
+    for number in left:
         phase, learning_rate = s.phase(number), schedule(s, number)
         progress = run.restore(number)
         data, metrics = run.data(number), run.metrics(progress)

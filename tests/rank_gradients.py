@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from bert_lamb.assembly import Assembly
 from bert_lamb.parallel import Single, open_strategy
+from bert_lamb.parallel import strategy as strategy_module
 from bert_lamb.run import RunFolder
 
 STEP = 3
@@ -38,6 +39,7 @@ def reduced_gradient(folder: RunFolder, strategy: Single, budget: int) -> dict[s
 def main() -> None:
     folder, results = RunFolder(Path(sys.argv[1])), Path(sys.argv[2])
     strategy = open_strategy(folder.settings().hardware)
+    strategy_module.BUCKET_BYTES = 20_000  # several buckets, the last one not full
     for budget in map(int, sys.argv[3:]):
         gradient = reduced_gradient(folder, strategy, budget)
         if strategy.rank == 0:

@@ -63,6 +63,17 @@ def parameters(names: Iterable[str] = AWKWARD, dtype: torch.dtype = torch.float6
     return {n: torch.nn.Parameter(torch.tensor(AWKWARD[n], dtype=dtype)) for n in names}
 
 
+def test_presets_are_what_their_sources_say() -> None:
+    shared = {"betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01}
+    google = shared | {"bias_correction": False, "max_grad_norm": 1.0}
+    expected = {
+        "paper": shared | {"bias_correction": True, "max_grad_norm": None},
+        "google": google,
+        "adamw": google | {"adapt": False},
+    }
+    assert {name: PRESETS[name] for name in expected} == expected
+
+
 @pytest.mark.parametrize("clip", [None, 0.7, 1e6])
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_presets_are_algorithm_2(preset: str, clip: float | None) -> None:

@@ -1,15 +1,18 @@
 """Asked to stop: SIGTERM and SIGINT set a flag that the loop reads between steps, so that it can save first."""
 
 import signal
+import time
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
+SAME_REQUEST_S = 2.0  # launchers and schedulers pass one signal on by several ways
 
 
 class StopRequest:
-    """True once the process was asked to stop; a second signal ends it at once."""
+    """True once the process was asked to stop; asked again some seconds later it ends at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._first_s = 0.0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
@@ -17,7 +20,9 @@ class StopRequest:
         return self.received is not None
 
     def _receive(self, number: int, _frame: object) -> None:
-        if self.received is not None:
+        now_s = time.monotonic()
+        if self.received is not None and now_s - self._first_s > SAME_REQUEST_S:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.received = number
+        if self.received is None:
+            self.received, self._first_s = number, now_s
