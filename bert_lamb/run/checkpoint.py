@@ -56,9 +56,12 @@ def save_checkpoint(
     (aside / "state.json").write_text(json.dumps(asdict(progress), indent=1) + "\n")
     sums = {path.name: file_sha256(path) for path in sorted(aside.iterdir())}
     (aside / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
-    if final.exists():  # the same step again, after a cut between the rename and the next step
-        shutil.rmtree(final)
+    replaced = folder / f".{final.name}.old"
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():
+        final.rename(replaced)
     aside.rename(final)
+    shutil.rmtree(replaced, ignore_errors=True)
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -66,17 +69,21 @@ def save_checkpoint(
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
-    return sorted(folder.glob("step-*"))
+    return sorted(folder.glob("step-*"), key=lambda p: (len(p.name), p.name))
 
 
 def verify_checkpoint(path: Path) -> None:
     """Refuses a checkpoint of which any file is missing or changed, and offers the one before."""
-    others = [p for p in list_checkpoints(path.parent) if p.name < path.name]
-    way_out = f"remove {path} to go on from {others[-1]}" if others else f"remove {path} to start this phase again"
+    others = [p for p in list_checkpoints(path.parent) if (len(p.name), p.name) < (len(path.name), path.name)]
+    result = path.parents[1] / "result.json"  # a finished phase would else be taken as done
+    damaged = f"{path} and {result}" if result.is_file() else str(path)
+    way_out = f"remove {damaged} to " + (f"go on from {others[-1]}" if others else "start this phase again")
     sums_path = path / SUMS
     try:
-        lines = sums_path.read_bytes().decode().removesuffix("\n").split("\n")
+        *lines, end = sums_path.read_bytes().decode().split("\n")
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        if end:
+            raise ValueError("its last line is cut")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{sums_path} cannot be read ({error}): the checkpoint is refused; {way_out}") from error
     needed = {"model.safetensors", "optimizer.safetensors", "state.json", "config.json"}
