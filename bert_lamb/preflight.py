@@ -10,16 +10,18 @@ import torch
 from bert_lamb.budget import micro_batch
 from bert_lamb.data.manifest import read_manifest, verify_store
 from bert_lamb.data.store import StoreError
+from bert_lamb.model import build_bert
+from bert_lamb.optim import decay_groups
 from bert_lamb.parallel import device_count, use_cuda
 from bert_lamb.run import data_folder
-from bert_lamb.settings import Settings
+from bert_lamb.settings import ModelSettings, Settings
 
 BYTES_PER_PARAMETER = 16  # weight, gradient and two moments, fp32
 
 
 def preflight_problems(s: Settings) -> list[str]:
     """What would stop this run later, besides the settings themselves."""
-    problems = [*_devices(s), *_split(s)]
+    problems = [*_devices(s), *_split(s), *_patterns(s)]
     if s.model.init_from is not None and not Path(s.model.init_from).is_dir():
         problems.append(f"model.init_from={s.model.init_from}: no such folder")
     folder = data_folder(s)
@@ -53,13 +55,27 @@ def _devices(s: Settings) -> list[str]:
 def _split(s: Settings) -> list[str]:
     problems = []
     for number in (1, 2):
+        if s.phase(number).seq_len < 1:
+            continue  # told of by the settings' own checks
         batch, devices, micro = s.phase(number).global_batch, device_count(s.hardware), micro_batch(s, number)
-        if micro and devices <= batch < devices * -(-batch // (devices * micro)):
+        if micro > 0 and devices <= batch < devices * -(-batch // (devices * micro)):
             problems.append(
                 f"phase{number}.global_batch={batch} cannot be cut into equally many micro-batches of at most {micro} "
                 f"sequences on {devices} devices: raise hardware.micro_batch_tokens, or choose a multiple of {devices}"
             )
     return problems
+
+
+def _patterns(s: Settings) -> list[str]:
+    """Parts of parameter names that match none; the names follow from the number of layers alone."""
+    shape = ModelSettings("names", max(1, s.model.layers), 2, 1, 2, 2, 0.0, 0.0, 0.02)
+    with torch.device("meta"):
+        bert = build_bert(shape, vocab_size=2, pad_id=0, seed=0)
+    try:
+        decay_groups(bert.named_parameters(), 0.0, True, s.optimizer.no_decay, s.optimizer.no_adapt)
+    except ValueError as error:
+        return [f"optimizer.{error}"]
+    return []
 
 
 def _data(s: Settings, manifest: dict[str, Any]) -> list[str]:
@@ -89,7 +105,7 @@ def _room(s: Settings, manifest: dict[str, Any]) -> list[str]:
     if use_cuda(s.hardware) and torch.cuda.device_count():
         memory, where = torch.cuda.get_device_properties(0).total_memory, "the GPU"
     else:
-        memory, where = psutil.virtual_memory().total // device_count(s.hardware), "each process"
+        memory, where = psutil.virtual_memory().total // max(1, device_count(s.hardware)), "each process"
     if size * BYTES_PER_PARAMETER > memory:
         problems.append(
             f"model={s.model.name} needs {size * BYTES_PER_PARAMETER / 2**30:.1f} GiB for weights, gradients and "

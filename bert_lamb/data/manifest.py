@@ -27,9 +27,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text())
     except ValueError as error:
         raise StoreError(f"{path} is not JSON ({error}); run `make prepare` again") from error
-    if manifest.get("format_version") != FORMAT_VERSION:
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
         raise StoreError(
-            f"{path} has format {manifest.get('format_version')}, this version reads {FORMAT_VERSION}; "
+            f"{path} has format {version}, this version reads {FORMAT_VERSION}; "
             "run `make prepare` into another data.name"
         )
     return manifest

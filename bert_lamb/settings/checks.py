@@ -19,6 +19,7 @@ CHOICES = {
 }
 AT_LEAST = {  # key: smallest value that makes sense
     "model.layers": 1,
+    "model.hidden": 1,
     "model.heads": 1,
     "model.intermediate": 1,
     "data.passes": 1,
@@ -49,7 +50,8 @@ AT_LEAST = {  # key: smallest value that makes sense
     "inspect.sequence": 0,
     "inspect.step": 0,
 }
-SHARES = ("data.heldout_share", "data.short_share", "data.max_reject_share", "masking.share", "model.dropout",
+MOST_MASKED = 0.5  # the shortest sequence, [CLS] a [SEP] b [SEP], then still has enough tokens that are not special
+SHARES = ("data.heldout_share", "data.short_share", "data.max_reject_share", "model.dropout",
           "model.attention_dropout", "finetune.dropout", "finetune.warmup_share")  # fmt: skip
 
 
@@ -65,7 +67,17 @@ class SettingsError(Exception):
 
 def setting_problems(s: Settings) -> list[str]:
     """Every problem that the settings alone show."""
-    return [*_choices(s), *_ranges(s), *_model(s), *_data(s), *_phases(s), *_handover(s), *_finetune(s), *_hardware(s)]
+    return [
+        *_choices(s),
+        *_ranges(s),
+        *_model(s),
+        *_optimizer(s),
+        *_data(s),
+        *_phases(s),
+        *_handover(s),
+        *_finetune(s),
+        *_hardware(s),
+    ]
 
 
 def value_of(s: Settings, key: str):
@@ -92,8 +104,8 @@ def _ranges(s: Settings) -> Iterator[str]:
     for key in SHARES:
         if not 0 <= value_of(s, key) < 1:
             yield f"{key}={value_of(s, key)}: a share from 0 to below 1 is expected"
-    if s.masking.share == 0:
-        yield "masking.share=0: nothing would be predicted; BERT masks 0.15"
+    if not 0 < s.masking.share <= MOST_MASKED:
+        yield f"masking.share={s.masking.share}: above 0 and at most {MOST_MASKED} is expected; BERT masks 0.15"
 
 
 def _model(s: Settings) -> Iterator[str]:
@@ -105,6 +117,18 @@ def _model(s: Settings) -> Iterator[str]:
                 f"phase{number}.seq_len={s.phase(number).seq_len} exceeds model.max_positions="
                 f"{s.model.max_positions}: raise the latter or shorten the sequences"
             )
+
+
+def _optimizer(s: Settings) -> Iterator[str]:
+    o = s.optimizer
+    for name, value in (("beta1", o.beta1), ("beta2", o.beta2)):
+        if value is not None and not 0 <= value < 1:
+            yield f"optimizer.{name}={value}: from 0 to below 1, or null for the preset's own"
+    for name, value in (("eps", o.eps), ("weight_decay", o.weight_decay)):
+        if value is not None and not value >= 0:
+            yield f"optimizer.{name}={value}: must not be negative; null for the preset's own"
+    if o.max_grad_norm is not None and not o.max_grad_norm > 0:
+        yield f"optimizer.max_grad_norm={o.max_grad_norm}: must be above 0; null for the preset's own"
 
 
 def _data(s: Settings) -> Iterator[str]:
@@ -137,12 +161,13 @@ def _schedule(phase: PhaseSettings, key: str, total: int) -> Iterator[str]:
     peak, warmup, power, origin = phase.peak_lr, phase.warmup_steps, phase.decay_power, phase.decay_origin
     if peak is None or warmup is None or power is None or origin is None:
         names = ("peak_lr", "warmup_steps", "decay_power", "decay_origin")
-        missing = next(name for name in names if getattr(phase, name) is None)
-        yield f"{key}.{missing}=null: a value is needed where the phase has its own schedule"
+        for name in names:
+            if getattr(phase, name) is None:
+                yield f"{key}.{name}=null: a value is needed where the phase has its own schedule"
         return
-    if peak <= 0:
+    if not peak > 0:  # NaN included
         yield f"{key}.peak_lr={peak}: must be above 0"
-    if power <= 0:
+    if not power > 0:
         yield f"{key}.decay_power={power}: must be above 0; 1 is linear"
     if origin not in ("start", "warmup_end"):
         yield f"{key}.decay_origin={origin}: choose one of start, warmup_end"

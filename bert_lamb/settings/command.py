@@ -102,9 +102,12 @@ def compose_message(error: Exception) -> str:
     if unknown:
         named = override or full or unknown
         return unknown_key_message(named.group(1).lstrip("+~"))
-    value = re.search(r"Value '(.+?)' of type '(\w+)' could not be converted to (\w+)", text)
+    value = re.search(r"Value '(.+?)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)", text)
     if value and full:
-        return f"{full.group(1)}={value.group(1)}: a value of type {value.group(3).lower()} is expected"
+        return f"{full.group(1)}={value.group(1)}: a value of type {value.group(2).lower()} is expected"
+    unreadable = getattr(error, "override", None)
+    if unreadable and unreadable not in text:
+        return f"{unreadable} cannot be read as key=value: {text}"
     return text.split("\nSee ")[0]
 
 

@@ -64,10 +64,10 @@ class OptimizerSettings:
     """LAMB and its baselines; null means the preset's own value (bert_lamb.optim.PRESETS)."""
 
     preset: str = MISSING  # paper | google | adamw
-    beta1: float | None = None
-    beta2: float | None = None
-    eps: float | None = None
-    weight_decay: float | None = None
+    beta1: float | None = None  # decay of the first moment, per step
+    beta2: float | None = None  # of the second
+    eps: float | None = None  # added to the root of the second moment
+    weight_decay: float | None = None  # times the weights, added to the update before the trust ratio
     bias_correction: bool | None = None
     max_grad_norm: float | None = None  # clip of the global gradient norm before the moments
     no_decay: list[str] = MISSING  # parts of parameter names left out of weight decay
@@ -146,7 +146,7 @@ class RunSettings:
     keep_checkpoints: int = MISSING  # newest ones kept per phase
     max_skipped_in_row: int = MISSING  # steps without a finite gradient in a row that stop the run
     wandb: str = MISSING  # "auto" (online with a key, else offline), "online", "offline" or "disabled"
-    wandb_project: str = MISSING
+    wandb_project: str = MISSING  # where the mirror goes
 
 
 @dataclass
