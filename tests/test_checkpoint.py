@@ -85,6 +85,16 @@ def test_any_damage_is_refused(two: tuple[Path, Path], name: str, damage: str) -
     verify_checkpoint(first)
 
 
+@pytest.mark.parametrize("name", FILES[:4])
+def test_a_file_gone_with_its_line_is_missed(two: tuple[Path, Path], name: str) -> None:
+    _, last = two
+    (last / name).unlink()
+    sums = last / "SHA256SUMS"
+    sums.write_text("".join(line for line in sums.read_text().splitlines(True) if not line.endswith(f"  {name}\n")))
+    with pytest.raises(CheckpointError, match=name):
+        verify_checkpoint(last)
+
+
 @pytest.mark.parametrize("bit", range(8))
 def test_no_bit_of_the_sums_may_flip(two: tuple[Path, Path], bit: int) -> None:
     _, last = two

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from unittest import mock
 
@@ -16,7 +17,7 @@ from rank_pretrain import pretrain_for
 from safetensors.torch import load_file
 from tools import environment, losses_of, make_store, prepared, tiny, tiny_overrides, torchrun
 
-from bert_lamb.assembly import Assembly
+from bert_lamb.assembly import Assembly, seed_dropout
 from bert_lamb.pretrain import pretrain
 from bert_lamb.run import EXIT_STOPPED, RunFolder, list_checkpoints, open_run
 
@@ -84,6 +85,28 @@ def test_one_process(place: Path, moments: str) -> None:
     assert_same_bits(twice, uncut)
     kinds = [json.loads(line)["event"] for line in (twice.path / "events.jsonl").read_text().splitlines()]
     assert kinds == ["start", "resume", "resume", "start"]
+
+
+def test_dropout_is_drawn_anew_everywhere() -> None:
+    """Each step, micro-batch, rank and phase has a draw of its own, and always the same one."""
+
+    def drawn(*place: int) -> float:
+        seed_dropout(0, *place)
+        return torch.rand(1, dtype=torch.float64).item()
+
+    places = list(product((1, 2), range(5), range(4), range(3)))
+    draws = {place: drawn(*place) for place in places}
+    assert len(set(draws.values())) == len(places)
+    assert all(drawn(*place) == draws[place] for place in reversed(places))
+
+
+def test_dropout_follows_the_step(place: Path) -> None:
+    """The loop hands each micro-batch's place to the draw."""
+    seen = []
+    with mock.patch("bert_lamb.pretrain.seed_dropout", lambda *where: seen.append(where)):
+        pretrain(fresh(place, "places"))
+    assert seen[:6] == [(0, 1, step, index, 0) for step in (0, 1) for index in range(3)]
+    assert len(set(seen)) == len(seen) == 6 * 3 + 4 * 3
 
 
 def test_a_crash_goes_back_to_the_last_checkpoint(place: Path) -> None:
