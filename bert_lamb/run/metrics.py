@@ -98,9 +98,10 @@ class MetricsLog:
         self, folder: RunFolder, s: Settings, progress: Progress, names: Sequence[str], dashboard: Dashboard | None
     ) -> None:
         self._run, self._phase = s.run, progress.phase
-        self._steps, self._first = s.phase(progress.phase).steps, progress.step
+        self._steps = s.phase(progress.phase).steps
+        self._timed_from: tuple[int, float] | None = None  # step and clock of the first line: compiling is behind it
         self._names, self._dashboard = names, dashboard
-        self._started_s, self._last_line_s = time.monotonic(), -CONSOLE_EVERY_S
+        self._last_line_s = -CONSOLE_EVERY_S
         self._folder, self._pending = folder, {"sequences": 0, "tokens": 0, "computed": 0, "seconds": 0.0}
         if dashboard is not None:
             path = folder.phase(progress.phase) / "metrics.jsonl"
@@ -161,14 +162,19 @@ class MetricsLog:
         if now_s - self._last_line_s < CONSOLE_EVERY_S and step != self._steps and "heldout_mlm_loss" not in line:
             return
         self._last_line_s = now_s
-        left_s = (now_s - self._started_s) / max(1, step - self._first) * (self._steps - step)
+        left = ""  # unknown until a second line
+        if self._timed_from is None:
+            self._timed_from = step, now_s
+        elif step > self._timed_from[0]:
+            rate_s = (now_s - self._timed_from[1]) / (step - self._timed_from[0])
+            left = f"{duration(rate_s * (self._steps - step))} left"
         heldout = ""
         if "heldout_mlm_loss" in line:
             heldout = f"held-out mlm {line['heldout_mlm_loss']:.3f} acc {line['heldout_mlm_accuracy']:.3f}  "
         log.info(
-            "phase %d  step %d/%d  loss %.3f  mlm %.3f  acc %.3f  %slr %.2e  %.0f tokens/s  %s left",
+            "phase %d  step %d/%d  loss %.3f  mlm %.3f  acc %.3f  %slr %.2e  %.0f tokens/s  %s",
             self._phase, step, self._steps, line["loss"], line["mlm_loss"], line["mlm_accuracy"],
-            heldout, line["learning_rate"], line["tokens"] / line["seconds"], duration(left_s),
+            heldout, line["learning_rate"], line["tokens"] / line["seconds"], left,
         )  # fmt: skip
 
     def _skipped(self, progress: Progress, optimizer: Lamb) -> None:
