@@ -112,7 +112,7 @@ def finetune(s: Settings) -> None:
 
 def arm_folder(s: Settings, folder: RunFolder, arm: str) -> Path:
     """Named after what decides the result; question files count by their content, not by their path."""
-    about = finetune_recipe(s, file_sha256(folder.path / "data_manifest.json"), arm)
+    about = finetune_recipe(s, file_sha256(data_folder(s) / "manifest.json"), arm)
     for name in ("train_file", "dev_file"):
         about["finetune"][name] = file_sha256(Path(about["finetune"][name]))
     return folder.path / "squad" / f"{arm}-{recipe_hash(about)}-seed{s.seed}"

@@ -2,22 +2,27 @@
 
 Per seed (each draws pretraining and fine-tuning): F1 on unseen articles with pretraining, from random weights, from
 random weights with other learning rates, 4 times the steps, 4 times the labels, and with pretraining on the same words
-shuffled over the whole corpus. Every figure is a run of the ordinary commands, read from its result.json.
+shuffled over the whole corpus. Every figure is a run of the ordinary commands, read from its result.json. What was
+measured is kept beside the page (sample.jsonl), so that another machine goes on where one stopped.
 """
 
 import argparse
 import json
 import logging
 import math
+import os
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 
 from bert_lamb.data.manifest import read_manifest
+from bert_lamb.files import drop_half_line
 from bert_lamb.finetune import arm_folder
 from bert_lamb.run import data_folder, locate_run
 from bert_lamb.settings import Settings, conf_dir, register_schema, to_settings
@@ -39,7 +44,7 @@ class Row:
 
 
 def rows(s: Settings) -> list[Row]:
-    """What is compared; the two first give the headline."""
+    """What is compared; the two first and the last give the headline."""
     f = s.finetune
     tuned = [Row(f"random weights, learning rate {lr:g}", "scratch", (f"finetune.lr={lr}",))
              for lr in (f.lr / 4, f.lr * 4)]  # fmt: skip
@@ -60,42 +65,82 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("docs/results/sample.md"))
-    parser.add_argument("--headline-only", action="store_true", help="leave out the controls of random weights")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time; the cores are shared out evenly")
     parser.add_argument("overrides", nargs="*", help="settings for every run, e.g. hardware.compile=off")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("hydra").setLevel(logging.WARNING)
     register_schema()
-    table = rows(settings_of(arguments.overrides))
-    headline, controls = [table[0], table[1], table[-1]], table[2:-1]
-    if arguments.headline_only:
-        table, controls = headline, []
-    scores: dict[Row, list[float]] = {row: [] for row in table}
-    for group in (headline, controls):  # a study that is cut has what matters most
-        for seed in range(arguments.seeds):
-            for row in group:
-                scores[row].append(score(row, seed, arguments.overrides))
-    arguments.out.write_text(page(table, scores, settings_of(arguments.overrides), arguments.seeds))
+    study = Study(tuple(arguments.overrides), arguments.jobs, arguments.out.with_suffix(".jsonl"))
+    table, seeds = rows(settings_of(study.overrides)), range(arguments.seeds)
+    headline = [table[0], table[1], table[-1]]
+    for row in (table[0], table[-1]):
+        study.stage("data_prep.prepare", study.settings(row, 0))
+    for group in (headline, table[2:-1]):  # a study that is cut has what matters most
+        study.measure([(row, seed) for seed in seeds for row in group])
+    arguments.out.write_text(page(table, study, arguments.seeds))
     log.info("%s", arguments.out)
 
 
-def settings_of(overrides: list[str]) -> Settings:
+class Study:
+    """Runs what is missing of the table, several seeds at a time, and keeps what was measured."""
+
+    def __init__(self, overrides: tuple[str, ...], jobs: int, kept: Path) -> None:
+        self.overrides, self._jobs, self._kept = overrides, jobs, kept
+        lines = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
+        self.results: dict[str, dict[str, Any]] = {line["run"]: line for line in lines}
+
+    def measure(self, wanted: list[tuple[Row, int]]) -> None:
+        """Every row and seed that has no result yet."""
+        missing = [(row, seed, self.place(row, seed)) for row, seed in wanted]
+        with ThreadPoolExecutor(self._jobs) as pool:
+            list(pool.map(lambda one: self._run(*one), (m for m in missing if _name(m[2]) not in self.results)))
+
+    def settings(self, row: Row, seed: int) -> tuple[str, ...]:
+        return (*self.overrides, *row.overrides, f"seed={seed}", f"finetune.arms=[{row.arm}]")
+
+    def place(self, row: Row, seed: int) -> Path:
+        """The arm's folder: its name and its run folder's carry hashes of all that decides the result."""
+        s = settings_of(self.settings(row, seed))
+        return arm_folder(s, locate_run(s), row.arm)
+
+    def line(self, row: Row, seed: int) -> dict[str, Any]:
+        """What was measured."""
+        return self.results[_name(self.place(row, seed))]
+
+    def stage(self, module: str, overrides: tuple[str, ...]) -> None:
+        """One stage of the chain, in a process of its own with its share of the cores."""
+        threads = max(1, (os.cpu_count() or 1) // self._jobs)
+        environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+        subprocess.run([sys.executable, "-m", module, *overrides], check=True, env=environment)
+
+    def _run(self, row: Row, seed: int, arm: Path) -> None:
+        log.info("== %s, seed %d", row.words, seed)
+        if row.arm == "pretrained":
+            self.stage("bert_lamb.pretrain", self.settings(row, seed))
+        self.stage("bert_lamb.finetune", self.settings(row, seed))
+        self._keep(row, seed, arm)
+
+    def _keep(self, row: Row, seed: int, arm: Path) -> None:
+        result, machine = (json.loads((arm / f"{what}.json").read_text()) for what in ("result", "machine"))
+        line = {
+            "run": _name(arm), "row": row.words, "seed": seed, "f1": result["f1"], "em": result["em"],
+            "precision": result["precision"], "device": machine["device"], "commit": machine["commit"],
+            "dirty": machine["dirty"], "torch": machine["versions"]["torch"],
+        }  # fmt: skip
+        drop_half_line(self._kept)
+        with self._kept.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.results[line["run"]] = line
+
+
+def _name(arm: Path) -> str:
+    return f"{arm.parents[1].name}/{arm.name}"
+
+
+def settings_of(overrides: tuple[str, ...]) -> Settings:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return to_settings(compose("config", overrides))
-
-
-def score(row: Row, seed: int, overrides: list[str]) -> float:
-    """F1 of one row and seed; runs what is missing."""
-    wanted = [*overrides, *row.overrides, f"seed={seed}", f"finetune.arms=[{row.arm}]"]
-    log.info("== %s, seed %d", row.words, seed)
-    for stage in ("data_prep.prepare", "bert_lamb.pretrain", "bert_lamb.finetune"):
-        subprocess.run([sys.executable, "-m", stage, *wanted], check=True)
-    return arm_f1(settings_of(wanted), row.arm)
-
-
-def arm_f1(s: Settings, arm: str) -> float:
-    """F1 of the arm that these settings made."""
-    folder = locate_run(s)
-    return float(json.loads((arm_folder(s, folder, arm) / "result.json").read_text())["f1"])
+        return to_settings(compose("config", list(overrides)))
 
 
 def interval(differences: list[float]) -> tuple[float, float]:
@@ -105,18 +150,24 @@ def interval(differences: list[float]) -> tuple[float, float]:
     return statistics.mean(differences), half
 
 
-def page(table: list[Row], scores: dict[Row, list[float]], s: Settings, seeds: int) -> str:
+def page(table: list[Row], study: Study, seeds: int) -> str:
     """The results page."""
+    lines = {row: [study.line(row, seed) for seed in range(seeds)] for row in table}
+    scores = {row: [line["f1"] for line in lines[row]] for row in table}
     pretrained, scratch, shuffled = (scores[table[i]] for i in (0, 1, -1))
     gain, half = interval([a - b for a, b in zip(pretrained, scratch, strict=True)])
     shuffled_gain, shuffled_half = interval([a - b for a, b in zip(shuffled, scratch, strict=True)])
-    machine = json.loads((locate_run(s).path / "machine.json").read_text())
-    tokens = read_manifest(data_folder(s))["counts"]["tokens"]
-    lines = [
+    tokens = read_manifest(data_folder(settings_of(study.overrides)))["counts"]["tokens"]
+
+    def told(what: str) -> str:
+        return ", ".join(sorted({str(line[what]) for row in table for line in lines[row]}))
+
+    text = [
         "# What pretraining on the embedded corpus is worth",
         "",
-        f"F1 on questions about unseen articles, {seeds} seeds; each seed draws pretraining and fine-tuning. "
-        "Rerun with `make study`.",
+        f"F1 on questions about unseen articles, {seeds} seeds; each seed draws pretraining and fine-tuning. Rerun "
+        f"with `make study` (here: {' '.join(study.overrides) or 'no further settings'}); each figure's run, commit "
+        "and machine are in [sample.jsonl](sample.jsonl).",
         "",
         f"- Pretraining gains **{gain:.1f} points** (95% interval {gain - half:.1f} to {gain + half:.1f}) over the "
         "same fine-tuning from random weights.",
@@ -129,17 +180,9 @@ def page(table: list[Row], scores: dict[Row, list[float]], s: Settings, seeds: i
     ]
     for row in table:
         values = scores[row]
-        lines.append(
-            f"| {row.words} | {statistics.mean(values):.1f} | " + " | ".join(f"{v:.1f}" for v in values) + " |"
-        )
-    lines += [
-        "",
-        f"Corpus: {tokens:,} tokens. Machine: {machine['device']}, {machine['cores']} cores, torch "
-        f"{machine['versions']['torch']}, {machine['precision']}, commit {machine['commit']}.",
-        "",
-        SHOWN,
-    ]
-    return "\n".join(lines)
+        text.append(f"| {row.words} | {statistics.mean(values):.1f} | " + " | ".join(f"{v:.1f}" for v in values) + " |")
+    text += ["", f"Corpus: {tokens:,} tokens. Machine: {told('device')}; torch {told('torch')}, {told('precision')}."]
+    return "\n".join([*text, "", SHOWN])
 
 
 SHOWN = """## What is shown, and what is not

@@ -8,7 +8,6 @@ runs/<experiment>-<recipe hash>/
 
 import fcntl
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,7 +111,7 @@ def open_run(s: Settings) -> RunFolder:
             )  # fmt: skip
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_json("recipe.json", new)
-    shutil.copyfile(data_folder(s) / "manifest.json", folder.path / "data_manifest.json")
+    write_whole(folder.path / "data_manifest.json", (data_folder(s) / "manifest.json").read_bytes())
     write_whole(folder.path / "settings.yaml", settings_yaml(s).encode())
     return folder
 
