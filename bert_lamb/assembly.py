@@ -3,7 +3,7 @@
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +14,7 @@ from bert_lamb.batch import LossSums, PackedBatch
 from bert_lamb.budget import micro_batch
 from bert_lamb.data.hashing import key
 from bert_lamb.data.instances import InstanceTables
-from bert_lamb.data.loader import PhaseData
+from bert_lamb.data.loader import PhaseData, Step
 from bert_lamb.data.masking import MaskRule
 from bert_lamb.data.order import Order
 from bert_lamb.data.packing import SpecialIds
@@ -27,13 +27,16 @@ from bert_lamb.run import (
     MetricsLog,
     Progress,
     RunFolder,
+    TrainingStoppedError,
     data_folder,
     last_line,
     list_checkpoints,
     load_checkpoint,
     machine_record,
     restart_bias_correction,
+    rollback_target,
     save_checkpoint,
+    set_aside,
 )
 from bert_lamb.settings import OptimizerSettings, Settings
 
@@ -64,6 +67,7 @@ class Assembly:
         self._losses: Callable[..., LossSums] = pretraining_losses
         if self.compiled:
             self._losses = torch.compile(pretraining_losses, dynamic=False)
+        self._rollback_every = s.recovery.every if s.recovery.policy == "rollback" else None
         self._dashboard: Dashboard | None = None
         if strategy.rank == 0:
             machine = machine_record(strategy.device, strategy.ranks) | {
@@ -117,7 +121,39 @@ class Assembly:
             if moments == "keep_reset_step":
                 restart_bias_correction(self.optimizer)
         self._event("start", phase=number, ranks=self.strategy.ranks)
-        return Progress(number)
+        progress = Progress(number)
+        if self._rollback_every:
+            self.strategy.barrier()  # every rank has seen that there is none yet
+            self.save(progress)  # so that there is always one to go back to
+        return progress
+
+    def steps(self, data: PhaseData, progress: Progress) -> Iterator[Step]:
+        """The steps that the phase has left; after a roll-back, from where it put the progress."""
+        last = self.settings.phase(progress.phase).steps
+        while progress.step < last:
+            for step in data.steps(progress.step, last, progress.data_offset):
+                yield step
+                if progress.step != step.number + 1:
+                    break
+
+    def recover(self, progress: Progress, trouble: str) -> None:
+        """Stops the run, or brings model, optimizer and progress back to the last good checkpoint."""
+        r, number = self.settings.recovery, progress.phase
+        way_out = f"The last good checkpoint stands; lower phase{number}.peak_lr or raise its warmup_steps"
+        if r.policy == "stop":
+            raise TrainingStoppedError(f"{trouble}: the run has diverged. {way_out}")
+        if progress.rollbacks == r.max_rollbacks:
+            raise TrainingStoppedError(f"{trouble}, after {progress.rollbacks} roll-backs (max_rollbacks). {way_out}")
+        checkpoints = list_checkpoints(self._checkpoints(number))
+        good = rollback_target(checkpoints, r.every)
+        self._event("rolled back", phase=number, step=progress.step, to=good.name, because=trouble)
+        progress.roll_back(load_checkpoint(good, self.bert, self.optimizer))
+        self.strategy.barrier()  # every rank has read before rank 0 writes
+        if self.strategy.rank == 0:
+            log.warning("%s; back to %s, with other sequences", trouble, good.name)
+            for later in checkpoints[checkpoints.index(good) + 1 :]:
+                set_aside(later)
+        self.save(progress)
 
     def metrics(self, progress: Progress) -> MetricsLog:
         """The phase's log, writing on rank 0 only."""
@@ -131,15 +167,16 @@ class Assembly:
         return progress.step == last or bool(every and progress.step % every == 0)
 
     def checkpoint_due(self, progress: Progress) -> bool:
-        """Every so many steps, and at the phase's end."""
-        every, last = self.settings.run.checkpoint_every, self.settings.phase(progress.phase).steps
-        return progress.step % every == 0 or progress.step == last
+        """Every so many steps while all is well, and at the phase's end."""
+        step, last = progress.step, self.settings.phase(progress.phase).steps
+        due = any(step % every == 0 for every in (self.settings.run.checkpoint_every, self._rollback_every) if every)
+        return (due and progress.quiet) or step == last
 
     def save(self, progress: Progress) -> None:
         """A checkpoint by rank 0; others wait, so that none runs ahead of what is safe."""
         if self.strategy.rank == 0:
             folder, keep = self._checkpoints(progress.phase), self.settings.run.keep_checkpoints
-            save_checkpoint(folder, self.bert, self.optimizer, progress, keep)
+            save_checkpoint(folder, self.bert, self.optimizer, progress, keep, self._rollback_every)
         self.strategy.barrier()
 
     def finish(self, progress: Progress) -> None:

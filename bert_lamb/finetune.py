@@ -223,8 +223,8 @@ class FinetuneLog:
         self.skipped += not applied
         self._skipped_in_row = 0 if applied else self._skipped_in_row + 1
         self.losses.append(loss)
-        now_s, run = time.monotonic(), self._settings.run
-        if self.step % run.log_every == 0 or self.step == self._total:
+        now_s, recovery = time.monotonic(), self._settings.recovery
+        if self.step % self._settings.run.log_every == 0 or self.step == self._total:
             line = {"step": self.step, "loss": loss, "learning_rate": learning_rate, "grad_norm": grad_norm}
             line |= {"skipped": self.skipped, "seconds": round(now_s - self._started_s, 3)}
             finite = {k: v if math.isfinite(v) else None for k, v in line.items()}  # JSON has no NaN
@@ -237,10 +237,10 @@ class FinetuneLog:
                 "squad %s  step %d/%d  loss %.3f  lr %.2e  %s left",
                 self._arm, self.step, self._total, loss, learning_rate, duration(left_s),
             )  # fmt: skip
-        if self._skipped_in_row >= run.max_skipped_in_row:
+        if self._skipped_in_row >= recovery.max_skipped_in_row:
             raise TrainingStoppedError(
                 f"squad {self._arm}, step {self.step}: {self._skipped_in_row} steps in a row had no finite "
-                f"gradient (run.max_skipped_in_row); lower finetune.lr={self._settings.finetune.lr}, or try "
+                f"gradient (recovery.max_skipped_in_row); lower finetune.lr={self._settings.finetune.lr}, or try "
                 "hardware.precision=fp32"
             )
 

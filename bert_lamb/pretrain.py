@@ -49,10 +49,10 @@ def pretrain(folder: RunFolder) -> None:
     left = [number for number in (1, 2) if not folder.phase_result(number)]
     strategy.barrier()  # every rank has looked before one that has no step left to do finishes a phase
     for number in left:
-        phase, learning_rate = s.phase(number), schedule(s, number)
+        learning_rate = schedule(s, number)
         progress = run.restore(number)
         data, metrics = run.data(number), run.metrics(progress)
-        for step in data.steps(progress.step, phase.steps, progress.data_offset):
+        for step in run.steps(data, progress):
             started_s, totals = time.perf_counter(), StepTotals()
             for index, batch in enumerate(step.batches):
                 seed_dropout(s.seed, number, step.number, index, strategy.rank)
@@ -64,12 +64,14 @@ def pretrain(folder: RunFolder) -> None:
             run.optimizer.step()
             run.optimizer.zero_grad()
 
-            progress.finish_step(applied=bool(run.optimizer.step_was_finite))
             totals.reduce(strategy, stop)
+            progress.finish_step(totals.loss(step.denominators), bool(run.optimizer.step_was_finite), s.recovery)
             seconds = time.perf_counter() - started_s
             heldout = heldout_numbers(run, number) if run.heldout_due(progress) else {}
             metrics.step(progress, step.denominators, totals, run.optimizer, seconds, heldout)
-            if run.checkpoint_due(progress) or totals.stop:
+            if trouble := progress.trouble(s.recovery):
+                run.recover(progress, trouble)
+            elif run.checkpoint_due(progress) or totals.stop:
                 run.save(progress)
             if totals.stop:
                 return run.close()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from rank_pretrain import pretrain_for
 from safetensors.torch import load_file
 from tools import composed, environment, make_store, prepared, tiny, tiny_overrides
 
@@ -309,16 +310,13 @@ ONE_MICRO_BATCH = ("hardware.micro_batch_tokens=1024", "run.checkpoint_every=1",
 
 def test_a_run_that_diverged_says_so_and_stops(command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned(monkeypatch, 2)
-    outcome = command("run.name=diverged", "run.max_skipped_in_row=3", *ONE_MICRO_BATCH)
-    assert_one_message(outcome, "phase 1, step 5", "3 steps in a row (run.max_skipped_in_row)", "lower phase1.peak_lr")
+    outcome = command("run.name=diverged", "recovery.max_skipped_in_row=3", *ONE_MICRO_BATCH)
+    assert_one_message(
+        outcome, "phase 1, step 5", "3 steps in a row (recovery.max_skipped_in_row)", "lower phase1.peak_lr"
+    )  # fmt: skip
     folder = RunFolder(place / "runs" / "diverged")
     saved = list_checkpoints(folder.phase(1) / "checkpoints")
-    assert [p.name for p in saved] == ["step-000001", "step-000002", "step-000003", "step-000004"]
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        good, *skipped = [load_file(p / name) for p in saved[1:]]
-        for other in skipped:
-            assert all(torch.equal(good[k], other[k]) for k in good), "weights and moments stay"
-    assert json.loads((saved[-1] / "state.json").read_text())["skipped_in_row"] == 2
+    assert [p.name for p in saved] == ["step-000001", "step-000002"], "none is written amid trouble"
     events = [json.loads(line) for line in (folder.path / "events.jsonl").read_text().splitlines()]
     assert [e["step"] for e in events if e["event"] == "skipped"] == [3, 4, 5]
 
@@ -326,7 +324,7 @@ def test_a_run_that_diverged_says_so_and_stops(command, place: Path, monkeypatch
 def test_a_few_bad_steps_are_skipped(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They count, their sequences are consumed, the run goes on; the log stays JSON."""
     poisoned(monkeypatch, 2, 4)
-    folder = open_run(tiny(place, "run.name=skips", "run.max_skipped_in_row=3", *ONE_MICRO_BATCH))
+    folder = open_run(tiny(place, "run.name=skips", "recovery.max_skipped_in_row=3", *ONE_MICRO_BATCH))
     stage.pretrain(folder)
     result = folder.phase_result(1)
     assert result is not None
@@ -342,9 +340,22 @@ def test_a_few_bad_steps_are_skipped(place: Path, monkeypatch: pytest.MonkeyPatc
     assert rows[4]["loss"] > 0
 
 
+def test_a_skipped_step_changes_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked to stop after two of them, a run saves what it has: weights and moments are those before."""
+    poisoned(monkeypatch, 2, 4)
+    folder = open_run(tiny(place, "run.name=stays", *ONE_MICRO_BATCH))
+    pretrain_for(folder, 4)
+    before, after = list_checkpoints(folder.phase(1) / "checkpoints")[1:]
+    assert (before.name, after.name) == ("step-000002", "step-000004")
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        good, other = load_file(before / name), load_file(after / name)
+        assert all(torch.equal(good[k], other[k]) for k in good)
+    assert json.loads((after / "state.json").read_text())["skipped_in_row"] == 2
+
+
 def test_diverging_raises_on_every_rank(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poisoned(monkeypatch, 0)
-    folder = open_run(tiny(place, "run.name=at-once", "run.max_skipped_in_row=1", *ONE_MICRO_BATCH))
+    folder = open_run(tiny(place, "run.name=at-once", "recovery.max_skipped_in_row=1", *ONE_MICRO_BATCH))
     with pytest.raises(TrainingStoppedError):
         stage.pretrain(folder)
 

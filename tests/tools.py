@@ -108,7 +108,8 @@ def tiny_overrides(folder: Path) -> list[str]:
     return [
         f"data.root={folder / 'data'}", "data.name=made", "data.seq_lens=[32,64]", f"run.root={folder / 'runs'}",
         "run.wandb=disabled", "hardware=cpu", "hardware.devices=1", "hardware.micro_batch_tokens=256",
-        "seed=0", "optimizer=lamb", "handover.schedule=rewarm", "handover.moments=keep", "masking.share=0.15",
+        "recovery.policy=stop", "recovery.max_skipped_in_row=10", "seed=0", "optimizer=lamb",
+        "handover.schedule=rewarm", "handover.moments=keep", "masking.share=0.15",
         "masking.whole_word=false", "data.lower_case=true", "model.initializer_range=0.05", "model.dropout=0.1",
         "model.attention_dropout=0.1", "phase1.peak_lr=0.01", "phase1.decay_power=1", "phase1.decay_origin=start",
         "phase2.peak_lr=0.002", "phase2.decay_power=1", "phase2.decay_origin=start", "model.name=tiny",

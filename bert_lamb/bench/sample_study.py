@@ -3,7 +3,8 @@
 Per seed (each draws pretraining and fine-tuning): F1 on unseen articles with pretraining, from random weights, from
 random weights with other learning rates, 4 times the steps, 4 times the labels, and with pretraining on the same words
 shuffled over the whole corpus. Every figure is a run of the ordinary commands, read from its result.json. What was
-measured is kept beside the page (sample.jsonl), so that another machine goes on where one stopped.
+measured is kept beside the page (sample.jsonl), so that another machine goes on where one stopped; delete a line there
+to have it measured again.
 """
 
 import argparse
@@ -88,13 +89,13 @@ class Study:
     def __init__(self, overrides: tuple[str, ...], jobs: int, kept: Path) -> None:
         self.overrides, self._jobs, self._kept = overrides, jobs, kept
         lines = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
-        self.results: dict[str, dict[str, Any]] = {line["run"]: line for line in lines}
+        self.lines: dict[tuple[str, int], dict[str, Any]] = {(line["row"], line["seed"]): line for line in lines}
 
     def measure(self, wanted: list[tuple[Row, int]]) -> None:
-        """Every row and seed that has no result yet."""
-        missing = [(row, seed, self.place(row, seed)) for row, seed in wanted]
+        """Every row and seed that has no line yet, whatever commit measured it."""
+        missing = [(row, seed, self.place(row, seed)) for row, seed in wanted if (row.words, seed) not in self.lines]
         with ThreadPoolExecutor(self._jobs) as pool:
-            list(pool.map(lambda one: self._run(*one), (m for m in missing if _name(m[2]) not in self.results)))
+            list(pool.map(lambda one: self._run(*one), missing))
 
     def settings(self, row: Row, seed: int) -> tuple[str, ...]:
         return (*self.overrides, *row.overrides, f"seed={seed}", f"finetune.arms=[{row.arm}]")
@@ -103,10 +104,6 @@ class Study:
         """The arm's folder: its name and its run folder's carry hashes of all that decides the result."""
         s = settings_of(self.settings(row, seed))
         return arm_folder(s, locate_run(s), row.arm)
-
-    def line(self, row: Row, seed: int) -> dict[str, Any]:
-        """What was measured."""
-        return self.results[_name(self.place(row, seed))]
 
     def stage(self, module: str, overrides: tuple[str, ...]) -> None:
         """One stage of the chain, in a process of its own with its share of the cores."""
@@ -124,18 +121,15 @@ class Study:
     def _keep(self, row: Row, seed: int, arm: Path) -> None:
         result, machine = (json.loads((arm / f"{what}.json").read_text()) for what in ("result", "machine"))
         line = {
-            "run": _name(arm), "row": row.words, "seed": seed, "f1": result["f1"], "em": result["em"],
-            "precision": result["precision"], "device": machine["device"], "commit": machine["commit"],
-            "dirty": machine["dirty"], "torch": machine["versions"]["torch"],
+            "row": row.words, "seed": seed, "f1": result["f1"], "em": result["em"],
+            "run": f"{arm.parents[1].name}/{arm.name}", "precision": result["precision"],
+            "device": machine["device"], "torch": machine["versions"]["torch"],
+            "commit": machine["commit"], "dirty": machine["dirty"],
         }  # fmt: skip
         drop_half_line(self._kept)
         with self._kept.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        self.results[line["run"]] = line
-
-
-def _name(arm: Path) -> str:
-    return f"{arm.parents[1].name}/{arm.name}"
+        self.lines[row.words, seed] = line
 
 
 def settings_of(overrides: tuple[str, ...]) -> Settings:
@@ -152,7 +146,7 @@ def interval(differences: list[float]) -> tuple[float, float]:
 
 def page(table: list[Row], study: Study, seeds: int) -> str:
     """The results page."""
-    lines = {row: [study.line(row, seed) for seed in range(seeds)] for row in table}
+    lines = {row: [study.lines[row.words, seed] for seed in range(seeds)] for row in table}
     scores = {row: [line["f1"] for line in lines[row]] for row in table}
     pretrained, scratch, shuffled = (scores[table[i]] for i in (0, 1, -1))
     gain, half = interval([a - b for a, b in zip(pretrained, scratch, strict=True)])
@@ -181,7 +175,11 @@ def page(table: list[Row], study: Study, seeds: int) -> str:
     for row in table:
         values = scores[row]
         text.append(f"| {row.words} | {statistics.mean(values):.1f} | " + " | ".join(f"{v:.1f}" for v in values) + " |")
-    text += ["", f"Corpus: {tokens:,} tokens. Machine: {told('device')}; torch {told('torch')}, {told('precision')}."]
+    text += [
+        "",
+        f"Corpus: {tokens:,} tokens. Machine: {told('device')}; torch {told('torch')}, {told('precision')}; commit "
+        f"{told('commit')}.",
+    ]
     return "\n".join([*text, "", SHOWN])
 
 

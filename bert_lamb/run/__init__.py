@@ -1,16 +1,18 @@
 from bert_lamb.run.checkpoint import (
     CheckpointError,
-    Progress,
     list_checkpoints,
     load_checkpoint,
     restart_bias_correction,
+    rollback_target,
     save_checkpoint,
+    set_aside,
     trained_parameters,
     verify_checkpoint,
 )
 from bert_lamb.run.folder import RunFolder, RunFolderError, data_folder, locate_run, open_run
 from bert_lamb.run.machine import machine_record
 from bert_lamb.run.metrics import Dashboard, MetricsLog, StepTotals, TrainingStoppedError, duration, last_line
+from bert_lamb.run.progress import Progress
 from bert_lamb.run.signals import EXIT_STOPPED, StopRequest
 
 __all__ = [
@@ -33,7 +35,9 @@ __all__ = [
     "machine_record",
     "open_run",
     "restart_bias_correction",
+    "rollback_target",
     "save_checkpoint",
+    "set_aside",
     "trained_parameters",
     "verify_checkpoint",
 ]

@@ -7,7 +7,7 @@ step-000500/  model.safetensors config.json (transformers opens this folder)  op
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from transformers import BertForPreTraining
 
 from bert_lamb.files import file_sha256
 from bert_lamb.model import load_weights, save_weights
+from bert_lamb.run.progress import Progress
 
 SUMS = "SHA256SUMS"
 
@@ -26,27 +27,12 @@ class CheckpointError(Exception):
     for_people = True
 
 
-@dataclass
-class Progress:
-    """The whole state of a run besides weights and moments (law 2)."""
-
-    phase: int
-    step: int = 0  # optimizer steps finished in this phase, skipped ones included
-    data_offset: int = 0  # steps by which the data runs ahead, after a roll-back
-    skipped: int = 0  # steps not applied because their gradient was not finite
-    skipped_in_row: int = 0
-
-    def finish_step(self, applied: bool) -> None:
-        """Counts a step; one whose gradient was not finite was not applied, but its sequences are consumed."""
-        self.step += 1
-        self.skipped += not applied
-        self.skipped_in_row = 0 if applied else self.skipped_in_row + 1
-
-
 def save_checkpoint(
-    folder: Path, bert: BertForPreTraining, optimizer: torch.optim.Optimizer, progress: Progress, keep: int
-) -> Path:
-    """Writes `folder/step-N` by rename after its checksums; keeps the newest `keep` ones. Returns its path."""
+    folder: Path, bert: BertForPreTraining, optimizer: torch.optim.Optimizer, progress: Progress, keep: int,
+    every: int | None = None,
+) -> Path:  # fmt: skip
+    """Writes `folder/step-N` by rename after its checksums; keeps the newest `keep` ones, and the one that a roll-back
+    to a multiple of `every` steps would need. Returns its path."""
     final = folder / f"step-{progress.step:06d}"
     aside = folder / f".{final.name}.tmp"
     shutil.rmtree(aside, ignore_errors=True)
@@ -62,8 +48,11 @@ def save_checkpoint(
         final.rename(replaced)
     aside.rename(final)
     shutil.rmtree(replaced, ignore_errors=True)
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    checkpoints = list_checkpoints(folder)
+    spared = rollback_target(checkpoints, every) if every else None
+    for old in checkpoints[:-keep]:
+        if old != spared:
+            shutil.rmtree(old)
     return final
 
 
@@ -98,8 +87,28 @@ def load_checkpoint(path: Path, bert: BertForPreTraining, optimizer: torch.optim
     verify_checkpoint(path)
     load_weights(bert, path)
     if optimizer is not None:
+        optimizer.state.clear()
         _load_optimizer(bert, optimizer, load_file(path / "optimizer.safetensors"))
+    return read_progress(path)
+
+
+def read_progress(path: Path) -> Progress:
+    """A checkpoint's state.json."""
     return Progress(**json.loads((path / "state.json").read_text()))
+
+
+def rollback_target(checkpoints: list[Path], every: int) -> Path:
+    """The newest one of a multiple of `every` steps at which nothing was wrong. Others are there by the chance of when
+    a run was cut, and where it goes back to must not depend on that (law 2)."""
+    states = ((path, read_progress(path)) for path in reversed(checkpoints))
+    return next(path for path, state in states if state.step % every == 0 and state.quiet)
+
+
+def set_aside(path: Path) -> None:
+    """Keeps a checkpoint that a roll-back has gone behind under a name from which nothing resumes."""
+    place = path.with_name(f"rolled-back-{path.name}")
+    shutil.rmtree(place, ignore_errors=True)
+    path.rename(place)
 
 
 def restart_bias_correction(optimizer: torch.optim.Optimizer) -> None:

@@ -16,8 +16,8 @@ from bert_lamb.batch import Denominators, LossSums, PackedBatch
 from bert_lamb.files import drop_half_line
 from bert_lamb.optim import Lamb
 from bert_lamb.parallel import Single
-from bert_lamb.run.checkpoint import Progress
 from bert_lamb.run.folder import RunFolder
+from bert_lamb.run.progress import Progress
 from bert_lamb.run.signals import StopRequest
 from bert_lamb.settings import Settings
 
@@ -90,6 +90,10 @@ class StepTotals:
         self.computed_tokens = int(computed)  # filler included
         self.stop = stops > 0
 
+    def loss(self, counts: Denominators) -> float:
+        """The global batch's loss, nats."""
+        return self.mlm / counts.masked + self.nsp / counts.sequences
+
 
 class MetricsLog:
     """One phase's metrics.jsonl and its console lines, with the time left. Ranks other than 0 write nothing."""
@@ -113,8 +117,8 @@ class MetricsLog:
         self, progress: Progress, counts: Denominators, totals: StepTotals, optimizer: Lamb, seconds: float,
         heldout: dict[str, float],
     ) -> None:  # fmt: skip
-        """Takes a finished step and writes its line, if due. Too many steps without a gradient end the run."""
-        if progress.skipped_in_row:
+        """Takes a finished step and writes its line, if due."""
+        if progress.skipped_in_row and self._dashboard is not None:
             self._skipped(progress, optimizer)
         pending = self._pending
         pending["sequences"] += counts.sequences
@@ -178,16 +182,12 @@ class MetricsLog:
         )  # fmt: skip
 
     def _skipped(self, progress: Progress, optimizer: Lamb) -> None:
-        """Tells of a step without a finite gradient; too many in a row end the run."""
-        about = f"phase {progress.phase}, step {progress.step}: the gradient's norm is {float(optimizer.grad_norm)}"  # type: ignore[arg-type]
-        if self._dashboard is not None:
-            self._folder.event("skipped", phase=progress.phase, step=progress.step, in_row=progress.skipped_in_row)
-            log.warning("%s; the step is not applied (%d in a row)", about, progress.skipped_in_row)
-        if progress.skipped_in_row >= self._run.max_skipped_in_row:
-            raise TrainingStoppedError(
-                f"{about}, and so were {progress.skipped_in_row} steps in a row (run.max_skipped_in_row): the run has "
-                f"diverged. The last checkpoint stands; lower phase{progress.phase}.peak_lr or raise its warmup_steps"
-            )
+        """Tells of a step without a finite gradient."""
+        self._folder.event("skipped", phase=progress.phase, step=progress.step, in_row=progress.skipped_in_row)
+        log.warning(
+            "phase %d, step %d: the gradient's norm is %f; the step is not applied (%d in a row)",
+            progress.phase, progress.step, float(optimizer.grad_norm), progress.skipped_in_row,  # type: ignore[arg-type]
+        )  # fmt: skip
 
 
 def last_line(path: Path, step: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from bert_lamb.settings.schema import (
     ModelSettings,
     OptimizerSettings,
     PhaseSettings,
+    RecoverySettings,
     RunSettings,
     Settings,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "ModelSettings",
     "OptimizerSettings",
     "PhaseSettings",
+    "RecoverySettings",
     "RunSettings",
     "Settings",
     "SettingsError",

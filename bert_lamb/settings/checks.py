@@ -10,6 +10,7 @@ CHOICES = {
     "optimizer.preset": ("paper", "google", "adamw"),
     "handover.schedule": ("rewarm", "continue"),
     "handover.moments": ("keep", "keep_reset_step", "fresh"),
+    "recovery.policy": ("rollback", "stop"),
     "hardware.device": ("auto", "cpu", "cuda"),
     "hardware.strategy": ("auto", "single", "ddp"),
     "hardware.precision": ("bf16", "fp32", "fp64"),
@@ -45,7 +46,11 @@ AT_LEAST = {  # key: smallest value that makes sense
     "run.heldout_sequences": 1,
     "run.checkpoint_every": 1,
     "run.keep_checkpoints": 1,
-    "run.max_skipped_in_row": 1,
+    "recovery.max_skipped_in_row": 1,
+    "recovery.every": 1,
+    "recovery.window": 1,
+    "recovery.spike_steps": 1,
+    "recovery.max_rollbacks": 1,
     "inspect.epoch": 0,
     "inspect.sequence": 0,
     "inspect.step": 0,
@@ -104,6 +109,8 @@ def _ranges(s: Settings) -> Iterator[str]:
     for key in SHARES:
         if not 0 <= value_of(s, key) < 1:
             yield f"{key}={value_of(s, key)}: a share from 0 to below 1 is expected"
+    if not s.recovery.spike_nats > 0:
+        yield f"recovery.spike_nats={s.recovery.spike_nats}: must be above 0"
     if not 0 < s.masking.share <= MOST_MASKED:
         yield f"masking.share={s.masking.share}: above 0 and at most {MOST_MASKED} is expected; BERT masks 0.15"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bert_lamb.settings.schema import Settings
 
-RECIPE_PARTS = ("seed", "model", "masking", "optimizer", "phase1", "phase2", "handover")
+RECIPE_PARTS = ("seed", "model", "masking", "optimizer", "phase1", "phase2", "handover", "recovery")
 
 
 def as_dict(s: Settings) -> dict[str, Any]:

@@ -96,6 +96,19 @@ class HandoverSettings:
 
 
 @dataclass
+class RecoverySettings:
+    """What a run does that has gone wrong: many steps without a finite gradient, or a loss spike."""
+
+    policy: str = MISSING  # "rollback" (last good checkpoint, other sequences from there on) or "stop"
+    every: int = MISSING  # a run goes back to a multiple of so many steps, wherever else it has checkpoints
+    max_skipped_in_row: int = MISSING  # steps without a finite gradient in a row; single ones are skipped
+    window: int = MISSING  # steps whose losses are remembered; before so many nothing is called a spike
+    spike_nats: float = MISSING  # a step's loss is high when it exceeds the median of the window by so much
+    spike_steps: int = MISSING  # high losses in a row that are a spike
+    max_rollbacks: int = MISSING  # of a phase; after these the run stops
+
+
+@dataclass
 class FinetuneSettings:
     """SQuAD v1.1 fine-tuning, by the rules of google-research/bert."""
 
@@ -144,7 +157,6 @@ class RunSettings:
     heldout_sequences: int = MISSING  # sequences of one such evaluation, at most
     checkpoint_every: int = MISSING  # steps
     keep_checkpoints: int = MISSING  # newest ones kept per phase
-    max_skipped_in_row: int = MISSING  # steps without a finite gradient in a row that stop the run
     wandb: str = MISSING  # "auto" (online with a key, else offline), "online", "offline" or "disabled"
     wandb_project: str = MISSING  # where the mirror goes
 
@@ -173,6 +185,7 @@ class Settings:
     phase1: PhaseSettings = MISSING
     phase2: PhaseSettings = MISSING
     handover: HandoverSettings = MISSING
+    recovery: RecoverySettings = MISSING
     finetune: FinetuneSettings = MISSING
     hardware: HardwareSettings = MISSING
     run: RunSettings = MISSING
