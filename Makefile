@@ -13,7 +13,7 @@ SETTINGS = experiment=$(EXPERIMENT) $(if $(RUN),run.name=$(RUN)) $(if $(DEVICES)
 STAGE = @$(PY) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect study test check
+.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect bench study test check
 
 help: ## this list
 	@echo "targets:"; awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ plan: install ## steps, tokens, FLOPs and hours of a recipe, each setting with i
 
 inspect: install ## a prepared sequence decoded, its mask, a step's batch
 	$(STAGE) data_prep.inspect $(SETTINGS)
+
+bench: install ## our step beside HF Trainer and hand-written loops, on this machine: docs/results/speed.md
+	$(STAGE) data_prep.prepare
+	$(STAGE) bert_lamb.bench.step $(ARGS)
 
 study: install ## what pretraining on the embedded corpus is worth, over seeds and controls (hours)
 	$(STAGE) bert_lamb.bench.sample_study $(ARGS)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForPreTraining
 
-from bert_lamb.batch import IGNORED, PackedBatch
+from bert_lamb.batch import IGNORED
 
 CONFIG = {
     "vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
@@ -27,28 +27,6 @@ def plain_bert(seed: int = 0, dtype: torch.dtype = torch.float64, **changes: obj
             if "bias" in name or "LayerNorm" in name:  # else zeros and ones, which hide a forgotten term
                 p.add_(torch.randn_like(p), alpha=0.1)
     return bert
-
-
-def padded(batch: PackedBatch, width: int | None = None) -> dict[str, Tensor]:
-    """[M, S] arrays for BertForPreTraining; labels IGNORED wherever nothing is masked."""
-    lengths = batch.cu_seqlens.diff().tolist()
-    width = width or max(lengths)
-    arrays = {
-        "input_ids": torch.zeros(len(lengths), width, dtype=torch.int64),
-        "token_type_ids": torch.zeros(len(lengths), width, dtype=torch.int64),
-        "attention_mask": torch.zeros(len(lengths), width, dtype=torch.int64),
-        "labels": torch.full((len(lengths), width), IGNORED),
-    }
-    labels = torch.full_like(batch.input_ids, IGNORED)
-    real = batch.masked_labels != IGNORED
-    labels[batch.masked_positions[real]] = batch.masked_labels[real]
-    for row, (start, length) in enumerate(zip(batch.cu_seqlens.tolist(), lengths, strict=False)):
-        here = slice(start, start + length)
-        arrays["input_ids"][row, :length] = batch.input_ids[here]
-        arrays["token_type_ids"][row, :length] = batch.token_type_ids[here]
-        arrays["attention_mask"][row, :length] = 1
-        arrays["labels"][row, :length] = labels[here]
-    return arrays | {"next_sentence_label": batch.next_labels}
 
 
 def padded_losses(bert: Any, arrays: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from padded import gradients, padded, padded_losses, plain_bert
+from padded import gradients, padded_losses, plain_bert
 from rank_gradients import STEP, reduced_gradient
 from safetensors.torch import load_file
 from tools import environment, losses_of, prepared, torchrun
 
 from bert_lamb.assembly import Assembly
 from bert_lamb.batch import PackedBatch
+from bert_lamb.bench.peers import padded
 from bert_lamb.parallel import Single
 from bert_lamb.pretrain import pretrain
 from bert_lamb.run import RunFolder, open_run

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from padded import CONFIG, gradients, padded, padded_losses, plain_bert
+from padded import CONFIG, gradients, padded_losses, plain_bert
 from test_order import phase_data
 from tools import make_store
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForPreTraining, BertModel
 
 from bert_lamb.batch import IGNORED, PackedBatch
+from bert_lamb.bench.peers import padded
 from bert_lamb.data.packing import round_up
 from bert_lamb.model import WeightsError, build_bert, encode, pretraining_losses, save_weights, training_flops
 from bert_lamb.preflight import parameter_count

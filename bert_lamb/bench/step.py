@@ -1,0 +1,291 @@
+"""The pretraining step beside what people use today, on the same batches: `make bench`. Writes docs/results/speed.md.
+
+Contenders take turns of a few steps on the same sequences; the first step of a turn is not counted. Every figure is a
+median over all counted steps, with quartiles; ratios are of medians of one run. Ours is the step of `pretrain`, LAMB
+included, on packed batches; the peers' are in peers.py, with AdamW.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+
+from bert_lamb.assembly import Assembly, seed_dropout, should_compile
+from bert_lamb.batch import PackedBatch
+from bert_lamb.bench.peers import HandLoop, TrainerLoop, padded, synchronize
+from bert_lamb.data.loader import PhaseData
+from bert_lamb.model import bert_config, training_flops
+from bert_lamb.optim import set_lr
+from bert_lamb.parallel import Single, use_cuda
+from bert_lamb.run import StepTotals, StopRequest, machine_record, open_run
+from bert_lamb.settings import Settings, conf_dir, register_schema, to_settings
+
+log = logging.getLogger(__name__)
+
+VOCABULARY = 30_522  # of the model, whatever text is read: BERT's, whose head is most of a small model's work
+TRAINER = ("HF Trainer, fp32", "HF Trainer, bf16")  # the better of these two is what others are measured against
+
+
+@dataclass
+class Contender:
+    """One way to train, and the seconds of its counted steps."""
+
+    name: str
+    run: Any  # object with run(steps) -> seconds of each step
+    takes_padded: bool
+    seconds: list[float] = field(default_factory=list)
+    warm_up_s: float = 0.0  # first turn: compilation and first allocations
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.seconds)
+
+
+class Ours:
+    """The step of `pretrain`, as a contender."""
+
+    def __init__(self, s: Settings, data: PhaseData, run: Assembly) -> None:
+        self._s, self._data, self._run, self.waited_s = s, data, run, 0.0
+        self._stop, self.losses = StopRequest(), list[float]()
+
+    def run(self, steps: list[int]) -> list[float]:
+        """Seconds of each step; batches come from the loader as in training."""
+        run, seconds, started_s = self._run, [], time.perf_counter()
+        for step in self._data.steps(steps[0], steps[-1] + 1):
+            totals = StepTotals()
+            batches = iter(step.batches)
+            for index in range(step.micro_batches):
+                waiting_s = time.perf_counter()
+                batch = next(batches)
+                self.waited_s += time.perf_counter() - waiting_s
+                seed_dropout(self._s.seed, 1, step.number, index, 0)
+                losses = run.losses(batch.to(run.strategy.device))
+                (losses.mlm / step.denominators.masked + losses.nsp / step.denominators.sequences).backward()
+                totals.add(losses, batch)
+            set_lr(run.optimizer, 1e-4)
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+            totals.reduce(run.strategy, self._stop)
+            self.losses.append(totals.loss(step.denominators))
+            synchronize(run.strategy.device)
+            now_s = time.perf_counter()
+            seconds.append(now_s - started_s)
+            started_s = now_s
+        return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["tiny", "mini"], help="files of conf/model")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of every contender")
+    parser.add_argument("--steps", type=int, default=4, help="steps of a turn; the first is not counted")
+    parser.add_argument("--batch", type=int, default=32, help="sequences a step")
+    parser.add_argument("--seq-len", type=int, default=128, help="tokens of a sequence, among data.seq_lens")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/speed.md"))
+    parser.add_argument("overrides", nargs="*", help="settings, e.g. model.dropout=0 model.attention_dropout=0")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    register_schema()
+    results = []
+    for model in arguments.models:
+        results.append(measure(model, arguments))
+        log.info("\n%s", "\n".join(table(results[-1])))
+    given = " ".join(sys.argv[1:])
+    arguments.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    figure = arguments.out.with_suffix(".png")
+    draw(results, figure)
+    arguments.out.write_text(page(results, f"make bench ARGS='{given}'" if given else "make bench", figure.name))
+    log.info("%s", arguments.out)
+
+
+def measure(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """All contenders on one model."""
+    with tempfile.TemporaryDirectory() as folder:
+        s = settings_of(model, arguments, folder)
+        device = torch.device("cuda" if use_cuda(s.hardware) else "cpu")
+        run_folder = open_run(s)
+        manifest = run_folder.manifest()
+        manifest["tokenizer"]["size"] = VOCABULARY
+        run_folder.write_json("data_manifest.json", manifest)
+        run = Assembly(s, run_folder, Single(device))
+        data = run.data(1)
+        compiles = should_compile(s.hardware.compile, device)
+        contenders = line_up(s, run, data, device, folder, compiles)
+        rounds = [range(i * arguments.steps, (i + 1) * arguments.steps) for i in range(arguments.rounds + 1)]
+        counts: list[tuple[int, int]] = []  # real tokens and masked tokens of each counted step
+        for number, steps in enumerate(rounds):
+            packed = [whole_batch(data, i) for i in steps]
+            for one in contenders:
+                began_s = time.perf_counter()
+                if one.takes_padded:
+                    width = s.phase1.seq_len if one.run.fixed_width else None
+                    seconds = one.run.run([padded(batch, width) for batch in packed])
+                else:
+                    seconds = one.run.run(list(steps))
+                if number == 0:  # compilation, first allocations
+                    one.warm_up_s = time.perf_counter() - began_s
+                else:
+                    one.seconds += seconds[1:]
+                log.info("%s  round %d/%d  %-46s %6.0f ms/step", model, number, arguments.rounds, one.name,
+                         1000 * statistics.median(seconds[1:]))  # fmt: skip
+            if number:
+                counts += [(int(b.cu_seqlens[-1]), len(b.masked_positions)) for b in packed[1:]]
+        return record(s, contenders, counts, device, run)
+
+
+def whole_batch(data: PhaseData, step: int) -> PackedBatch:
+    """A global batch as one packed batch, in no static shape."""
+    return replace(data, static_shapes=False).make(data.order.step(step), np.arange(data.order.global_batch))
+
+
+def line_up(
+    s: Settings, run: Assembly, data: PhaseData, device: torch.device, folder: str, compiles: bool
+) -> list[Contender]:
+    """Today's ways, each idea on top of the one before, and ours."""
+    config = bert_config(s.model, VOCABULARY, run.special.pad)
+    hand = {
+        "hand-written loop, bf16, sdpa": {},
+        "the same, head on masked positions": {"masked_head": True},
+    }
+    if compiles:
+        hand["hand-written loop, compiled"] = {"compiled": True}
+        hand["the same, head on masked positions, compiled"] = {"masked_head": True, "compiled": True}
+    ours = [Contender("ours" + (", compiled" if run.compiled else ", eager"), Ours(s, data, run), False)]
+    return [
+        *(Contender(name, TrainerLoop(config, device, folder, bf16="bf16" in name), True) for name in TRAINER),
+        *(Contender(name, HandLoop(config, device, **how), True) for name, how in hand.items()),
+        *ours,
+    ]  # fmt: skip
+
+
+def settings_of(model: str, arguments: argparse.Namespace, folder: str) -> Settings:
+    """Phase 1 at the wanted length, with BERT's dropout; the embedded corpus unless told otherwise."""
+    own = [
+        f"model={model}", "model.dropout=0.1", "model.attention_dropout=0.1", f"phase1.global_batch={arguments.batch}",
+        f"phase1.seq_len={arguments.seq_len}", f"hardware.micro_batch_tokens={arguments.batch * arguments.seq_len}",
+        f"run.root={folder}",
+        "run.name=bench", "run.wandb=disabled",
+    ]  # fmt: skip
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return to_settings(compose("config", [*own, *arguments.overrides]))
+
+
+def record(
+    s: Settings, contenders: list[Contender], counts: list[tuple[int, int]], device: torch.device, run: Assembly
+) -> dict[str, Any]:
+    """What was measured, for the JSON file."""
+    sequences = len(counts) * s.phase1.global_batch
+    length, masked = (round(sum(c[i] for c in counts) / sequences) for i in (0, 1))
+    flops = s.phase1.global_batch * training_flops(s.model, VOCABULARY, length, masked)
+    ours: Any = contenders[-1].run
+    return {
+        "model": s.model.name, "batch": s.phase1.global_batch, "seq_len": s.phase1.seq_len,
+        "dropout": [s.model.dropout, s.model.attention_dropout], "vocabulary": VOCABULARY,
+        "real_tokens_a_step": sum(c[0] for c in counts) / len(counts), "flops_a_step": flops,
+        "waited_for_loader": ours.waited_s / sum(contenders[-1].seconds),
+        "matmul_tflops": matmul_rate(device) / 1e12,
+        "contenders": [{"name": c.name, "warm_up_s": c.warm_up_s, "seconds": c.seconds} for c in contenders],
+        "machine": machine_record(device, 1) | {"precision": s.hardware.precision},
+    }  # fmt: skip
+
+
+def matmul_rate(device: torch.device, size: int = 2048) -> float:
+    """FLOP/s of a square bf16 product: what the device reaches at best."""
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    seconds = []
+    for _ in range(7):
+        started_s = time.perf_counter()
+        a @ a
+        synchronize(device)
+        seconds.append(time.perf_counter() - started_s)
+    return 2 * size**3 / min(seconds)
+
+
+def best_trainer(result: dict[str, Any]) -> float:
+    """Median seconds of the better of transformers' own two."""
+    medians = [statistics.median(c["seconds"]) for c in result["contenders"] if c["name"] in TRAINER]
+    return min(medians)
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    """Markdown lines."""
+    base = best_trainer(result)
+    lines = [
+        "| | ms/step (quartiles) | real tokens/s | times HF Trainer | TFLOP/s | first turn, s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for c in result["contenders"]:
+        low, median, high = statistics.quantiles(c["seconds"], n=4) if len(c["seconds"]) > 1 else c["seconds"] * 3
+        lines.append(
+            f"| {c['name']} | {1000 * median:.0f} ({1000 * low:.0f}-{1000 * high:.0f}) | "
+            f"{result['real_tokens_a_step'] / median:,.0f} | {base / median:.2f} | "
+            f"{result['flops_a_step'] / median / 1e12:.3f} | {c['warm_up_s']:.0f} |"
+        )
+    return lines
+
+
+def page(results: list[dict[str, Any]], command: str, figure: str) -> str:
+    """The results page."""
+    machine = results[0]["machine"]
+    lines = [
+        "# The step at the speed of the machine",
+        "",
+        f"`{command}`, commit {machine['commit']}{', changed' if machine['dirty'] else ''}; {machine['device']}, "
+        f"{machine['threads']} threads, torch {machine['versions']['torch']}, transformers "
+        f"{machine['versions']['transformers']}. Contenders take turns on the same batches in one run; only ratios "
+        "within a table mean anything on a shared machine. FLOPs: matrix products of real tokens, logits at masked "
+        "positions only, backward twice the forward.",
+        "",
+        f"![real tokens a second]({figure})",
+    ]
+    for result in results:
+        lines += [
+            "",
+            f"## BERT-{result['model']}, {result['batch']} x {result['seq_len']}, vocabulary {result['vocabulary']:,}, "
+            f"dropout {result['dropout'][0]:g} / {result['dropout'][1]:g}",
+            "",
+            *table(result),
+            "",
+            f"A bf16 matrix product reaches {result['matmul_tflops']:.2f} TFLOP/s here. Our step waited for its loader "
+            f"{100 * result['waited_for_loader']:.1f}% of the time.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    """What each idea buys: real tokens a second, a panel a model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(results), figsize=(6.5 * len(results), 3.4), squeeze=False)
+    for axis, result in zip(axes[0], results, strict=True):
+        base = best_trainer(result)
+        names = [c["name"] for c in result["contenders"]]
+        rates = [result["real_tokens_a_step"] / statistics.median(c["seconds"]) for c in result["contenders"]]
+        colors = ["#9aa5b1"] * (len(names) - 1) + ["#1f6feb"]
+        bars = axis.barh(names, rates, color=colors)
+        times = [f"{base / statistics.median(c['seconds']):.1f}x" for c in result["contenders"]]
+        axis.bar_label(bars, times, padding=3)
+        axis.invert_yaxis()
+        axis.set_xlim(0, 1.15 * max(rates))
+        axis.set_xlabel("real tokens a second")
+        axis.set_title(f"BERT-{result['model']}, {result['batch']} x {result['seq_len']} tokens")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
