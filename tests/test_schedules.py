@@ -6,6 +6,7 @@ import pytest
 import torch
 from tools import composed
 
+from bert_lamb.bench import schedule_figures
 from bert_lamb.budget import batch_warnings, budget, budget_text, schedule
 from bert_lamb.optim import Schedule, linear_epoch_warmup, set_lr, square_root_scaled
 from bert_lamb.settings import SettingsError, phase_steps, recipe
@@ -125,6 +126,15 @@ def test_the_plan_prints_a_row(row: tuple[int, int, int, float, float, float]) -
     assert f"phase 2: {last:,} steps x {batch:,} sequences x 512 tokens" in text
     assert f"untuned rule: peak lr {rate:.3g}, warm-up 3,125 of {first + last:,} steps" in text
     assert "warning" not in text
+
+
+def test_the_figure_shows_every_row() -> None:
+    (axes,) = schedule_figures.rows().axes
+    curves = [line for line in axes.lines if len(line.get_xdata()) > 1]  # type: ignore[arg-type]
+    peaks = sorted(float(max(line.get_ydata())) for line in curves)  # type: ignore[arg-type]
+    assert peaks == pytest.approx([rate for *_, rate, _, _ in TABLE_1], rel=5e-3)
+    last = sorted(int(max(line.get_xdata())) for line in curves)  # type: ignore[arg-type]
+    assert last == sorted(first + second - 1 for _, first, second, *_ in TABLE_1)
 
 
 def test_row_32k_is_an_experiment_of_its_own() -> None:
