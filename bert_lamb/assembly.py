@@ -222,7 +222,7 @@ def make_optimizer(bert: torch.nn.Module, o: OptimizerSettings) -> Lamb:
     for name in ("eps", "weight_decay", "bias_correction", "max_grad_norm"):
         if getattr(o, name) is not None:
             values[name] = getattr(o, name)
-    groups = decay_groups(bert.named_parameters(), values.pop("weight_decay"), adapt, o.no_decay, o.no_adapt)
+    groups = decay_groups(bert, values.pop("weight_decay"), adapt, o.no_decay, o.no_adapt)
     return Lamb(groups, lr=0.0, **values)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tools import environment
 
-from bert_lamb.optim import PRESETS, Lamb, decay_groups
+from bert_lamb.optim import PRESETS, Lamb
 
 RNG = np.random.default_rng(0)
 AWKWARD = {  # name: tensor; gradients of each are below
@@ -86,7 +86,8 @@ def test_presets_are_algorithm_2(preset: str, clip: float | None) -> None:
     adapt = {n: adapts and n not in plain for n in AWKWARD}
     ps = parameters()
     kept = {k: v for k, v in values.items() if k != "weight_decay"}
-    optimizer = Lamb(decay_groups(ps.items(), values["weight_decay"], adapts, plain, plain), **kept)
+    groups = [{"params": [p], "weight_decay": decay[n], "adapt": adapt[n]} for n, p in ps.items()]
+    optimizer = Lamb(groups, **kept)
     x = {n: a.copy() for n, a in AWKWARD.items()}
     m = {n: np.zeros_like(a) for n, a in AWKWARD.items()}
     v = {n: np.zeros_like(a) for n, a in AWKWARD.items()}
@@ -286,37 +287,6 @@ def test_sparse_and_complex_are_refused() -> None:
     odd.grad = torch.ones_like(odd)
     with pytest.raises(ValueError, match="real"):
         Lamb([odd]).step()
-
-
-NAMES = ["body.weight", "body.bias", "body.LayerNorm.weight", "body.LayerNorm.bias", "head.weight"]
-
-
-def grouped(**changes: Any) -> dict[str, tuple[float, bool]]:
-    """Name -> (decay, adapts)."""
-    named = [(n, torch.nn.Parameter(torch.ones(2))) for n in NAMES]
-    groups = decay_groups(named, 0.01, **changes)
-    found = {id(p): (g["weight_decay"], g["adapt"]) for g in groups for p in g["params"]}
-    assert sum(len(g["params"]) for g in groups) == len(NAMES), "each parameter in one group"
-    return {n: found[id(p)] for n, p in named}
-
-
-def test_decay_and_adaptation_are_independent() -> None:
-    both = grouped()
-    assert both["body.weight"] == both["head.weight"] == (0.01, True)
-    assert both["body.bias"] == both["body.LayerNorm.weight"] == (0.0, False)
-    apart = grouped(no_decay=["bias"], no_adapt=["head"])
-    assert apart == {
-        "body.weight": (0.01, True), "body.bias": (0.0, True), "body.LayerNorm.weight": (0.01, True),
-        "body.LayerNorm.bias": (0.0, True), "head.weight": (0.01, False),
-    }  # fmt: skip
-    assert {a for _, a in grouped(adapt=False, no_adapt=[]).values()} == {False}
-    assert set(grouped(no_decay=[], no_adapt=[]).values()) == {(0.01, True)}
-
-
-@pytest.mark.parametrize("setting", ["no_decay", "no_adapt"])
-def test_a_pattern_that_matches_nothing_is_refused(setting: str) -> None:
-    with pytest.raises(ValueError, match=f"{setting}.*'LayerNrom'"):
-        grouped(**{setting: ["bias", "LayerNrom"]})
 
 
 BLOCKED = ("transformers", "hydra", "omegaconf", "pyarrow", "datasets", "tokenizers", "safetensors", "wandb", "psutil")
