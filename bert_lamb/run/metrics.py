@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bert_lamb.batch import Denominators, LossSums, PackedBatch
 from bert_lamb.files import drop_half_line
-from bert_lamb.optim import Lamb
+from bert_lamb.optim import Layerwise
 from bert_lamb.parallel import Single
 from bert_lamb.run.checkpoint import Progress
 from bert_lamb.run.folder import RunFolder
@@ -110,7 +110,7 @@ class MetricsLog:
             self._file = path.open("a")
 
     def step(
-        self, progress: Progress, counts: Denominators, totals: StepTotals, optimizer: Lamb, seconds: float,
+        self, progress: Progress, counts: Denominators, totals: StepTotals, optimizer: Layerwise, seconds: float,
         heldout: dict[str, float],
     ) -> None:  # fmt: skip
         """Takes a finished step and writes its line, if due. Too many steps without a gradient end the run."""
@@ -177,7 +177,7 @@ class MetricsLog:
             heldout, line["learning_rate"], line["tokens"] / line["seconds"], left,
         )  # fmt: skip
 
-    def _skipped(self, progress: Progress, optimizer: Lamb) -> None:
+    def _skipped(self, progress: Progress, optimizer: Layerwise) -> None:
         """Tells of a step without a finite gradient; too many in a row end the run."""
         about = f"phase {progress.phase}, step {progress.step}: the gradient's norm is {float(optimizer.grad_norm)}"  # type: ignore[arg-type]
         if self._dashboard is not None:

@@ -1,0 +1,162 @@
+"""What every layer-wise optimizer does around its formula: norms of whole tensors, clip, finite check, state, readings.
+
+"Layer" means parameter tensor. A subclass gives the formula.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bert_lamb.optim.plain import Readings
+from bert_lamb.optim.rule import Rule
+
+
+@dataclass
+class Batch:
+    """Tensors of one parameter group that have gradients, all of one device and of the same types."""
+
+    group: dict[str, Any]
+    params: list[Tensor]
+    grads: list[Tensor]
+    states: list[dict[str, Tensor]]
+
+    def state(self, name: str) -> list[Tensor]:
+        return [state[name] for state in self.states]
+
+
+class Layerwise(torch.optim.Optimizer):
+    """Base of Lamb and Lars. See there."""
+
+    MOMENTS: ClassVar[tuple[str, ...]]  # names of the state's tensors that are shaped like the parameter
+    _step_supports_amp_scaling = True  # GradScaler hands over its scale and its verdict: no host sync, grads untouched
+
+    def __init__(self, params: Iterable, defaults: dict[str, Any], max_grad_norm: float | None) -> None:
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm={max_grad_norm}: must be above 0, or None for no clipping")
+        super().__init__(params, defaults)
+        self.max_grad_norm = max_grad_norm
+        self.grad_norm: Tensor | None = None  # L2, of the last step's gradients over all groups, before clipping
+        self.step_was_finite: Tensor | None = None  # 0-dim bool: False when the last step changed nothing
+        self.steps_not_finite: Tensor | int = 0  # how many steps changed nothing so far; on the device after the first
+        self._readings: list[tuple[list[Tensor], Readings]] = []
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """torch's; values that make no sense raise ValueError. They may still be changed in `param_groups` later."""
+        super().add_param_group(param_group)
+        lr = self.param_groups[-1]["lr"]
+        if not lr >= 0:  # NaN included
+            raise ValueError(f"lr={lr}: must not be negative")
+        Rule.of(self.param_groups[-1])
+
+    def update(self, batches: list[Batch], scale: Tensor, finite: Tensor) -> list[Readings]:
+        """The formula, applied in place to every batch; writes nothing where `finite` is false."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update. Nothing is written, on any rank, where the norm of all gradients is not finite."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        batches = list(self._batches())
+        self.grad_norm = global_norm([g for batch in batches for g in batch.grads])
+        scale, finite = torch.ones_like(self.grad_norm), torch.isfinite(self.grad_norm)
+        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)  # of GradScaler
+        if grad_scale is not None:
+            scale = 1 / grad_scale.to(scale)
+            self.grad_norm = self.grad_norm * scale
+        if found_inf is not None:
+            finite = finite & (found_inf.to(scale) == 0)
+        if self.max_grad_norm is not None:
+            scale = scale * (self.max_grad_norm / self.grad_norm).clamp(max=1.0)
+        self.step_was_finite = finite
+        if isinstance(self.steps_not_finite, int):
+            self.steps_not_finite = torch.zeros_like(finite, dtype=torch.int64)
+        self.steps_not_finite += ~finite  # in place, so that a captured graph counts too
+        readings = self.update(batches, scale, finite)
+        self._readings = [(batch.params, read) for batch, read in zip(batches, readings, strict=True)]
+        return loss
+
+    @property
+    def readings(self) -> dict[Tensor, Readings]:
+        """Trust ratio, weight norm and update norm (0-dim) of the last step, by parameter in their order."""
+        found = {p: Readings(*(column[i] for column in read)) for ps, read in self._readings for i, p in enumerate(ps)}
+        return {p: found[p] for group in self.param_groups for p in group["params"] if p in found}
+
+    @property
+    def trust_ratios(self) -> dict[Tensor, Tensor]:
+        """Of the last step, by parameter in their order; 1 where not adapted."""
+        return {p: reading.trust_ratios for p, reading in self.readings.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what this class or another optimizer with these state keys (torch's AdamW) saved.
+
+        Settings of this class are taken, and missing ones keep their values here; of another optimizer's groups none
+        is. torch's own method narrows moments to their parameter's type: here they keep theirs.
+        """
+        groups = state_dict["param_groups"]
+        if len(groups) == len(self.param_groups):
+            own = [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups]
+            taken = [mine | (saved if "adapt" in saved else {}) for mine, saved in zip(own, groups, strict=True)]
+            groups = [mine | {"params": saved["params"]} for mine, saved in zip(taken, groups, strict=True)]
+        super().load_state_dict({**state_dict, "param_groups": groups})
+        for mine, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for p, i in zip(mine["params"], saved["params"], strict=True):
+                if i in state_dict["state"]:
+                    self.state[p] = self._loaded(p, {"step": saved.get("step"), **state_dict["state"][i]})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: torch's knows nothing of what this class added."""
+        own: dict[str, Any] = {"grad_norm": None, "step_was_finite": None, "_readings": []}
+        kept = {"max_grad_norm": self.max_grad_norm, "steps_not_finite": self.steps_not_finite}
+        return super().__getstate__() | own | kept
+
+    def _loaded(self, p: Tensor, saved: dict[str, Any]) -> dict[str, Tensor]:
+        """A tensor's state. apex and timm keep the step in the group."""
+        missing = [name for name in ("step", *self.MOMENTS) if saved.get(name) is None]
+        if missing:
+            raise ValueError(f"the state to be loaded has no {', '.join(missing)}: its optimizer keeps other moments")
+        state = {"step": torch.as_tensor(saved["step"], dtype=torch.float32).to(p.device, copy=True)}
+        for name in self.MOMENTS:
+            wide = torch.promote_types(saved[name].dtype, torch.float32)
+            state[name] = saved[name].detach().to(p.device, wide, copy=True)
+        return state
+
+    def _batches(self) -> Iterator[Batch]:
+        for group in self.param_groups:
+            found: dict[tuple, Batch] = {}
+            for index, p in enumerate(group["params"]):
+                if p.grad is None:
+                    continue
+                if p.grad.is_sparse or torch.is_complex(p):
+                    name = group["param_names"][index] if "param_names" in group else f"of shape {tuple(p.shape)}"
+                    kind = "sparse" if p.grad.is_sparse else "complex"
+                    raise ValueError(
+                        f"parameter {name} has a {kind} gradient: {type(self).__name__} takes dense, real gradients, "
+                        "since trust ratios need norms of whole tensors"
+                    )
+                batch = found.setdefault((p.device, p.dtype, p.grad.dtype), Batch(group, [], [], []))
+                batch.params.append(p)
+                batch.grads.append(p.grad)
+            for batch in found.values():
+                batch.states = [self._state(p) for p in batch.params]  # after all were checked
+                yield batch
+
+    def _state(self, p: Tensor) -> dict[str, Tensor]:
+        state = self.state[p]
+        if not state:
+            wide = torch.promote_types(p.dtype, torch.float32)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
+            for name in self.MOMENTS:
+                state[name] = torch.zeros_like(p, dtype=wide)
+        return state
+
+
+def global_norm(gradients: list[Tensor]) -> Tensor:
+    """L2 norm over all gradients, in fp32 or wider; not finite exactly where a gradient is not (or overflows)."""
+    norms = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
+    return torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms])) if norms else torch.zeros(())
