@@ -13,7 +13,7 @@ SETTINGS = experiment=$(EXPERIMENT) $(if $(RUN),run.name=$(RUN)) $(if $(DEVICES)
 STAGE = @$(PY) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect study test check
+.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect study test check mutants
 
 help: ## this list
 	@echo "targets:"; awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,7 @@ install: $(VENV)/installed ## environment in .venv with everything pinned
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[all,dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) --no-deps timm # its torchvision would replace torch
 	@touch $@
 
 pretrain: install ## raw text to F1: prepare, pretrain (two phases), fine-tune, report
@@ -65,3 +66,6 @@ check: install ## lint, format and types
 
 test: check ## all tests that need neither root nor GPU
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+
+mutants: install ## plants mistakes in the optimizer, one at a time: each must turn its tests red
+	@$(PY) tests/mutants.py
