@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from bert_lamb.optim import sharded
 from bert_lamb.optim.plain import Readings
 from bert_lamb.optim.rule import Rule
+from bert_lamb.optim.sharded import Formula
 
 
 @dataclass
@@ -20,8 +22,9 @@ class Batch:
 
     group: dict[str, Any]
     params: list[Tensor]
-    grads: list[Tensor]
+    grads: list[Tensor]  # spread over ranks as the parameters
     states: list[dict[str, Tensor]]
+    grad_norms: list[Tensor]  # L2, of whole tensors
 
     def state(self, name: str) -> list[Tensor]:
         return [state[name] for state in self.states]
@@ -51,9 +54,15 @@ class Layerwise(torch.optim.Optimizer):
             raise ValueError(f"lr={lr}: must not be negative")
         Rule.of(self.param_groups[-1])
 
-    def update(self, batches: list[Batch], scale: Tensor, finite: Tensor) -> list[Readings]:
-        """The formula, applied in place to every batch; writes nothing where `finite` is false."""
+    def formula(
+        self, group: dict[str, Any], x: Tensor, g: Tensor, g_norm: Tensor, state: dict[str, Tensor]
+    ) -> Formula:  # fmt: skip
+        """The algorithm for one tensor (or this rank's part of it; g_norm is of the whole). Writes nothing."""
         raise NotImplementedError
+
+    def update(self, batches: list[Batch], scale: Tensor, finite: Tensor) -> list[Readings]:
+        """The algorithm for all batches, in place; writes nothing where `finite` is false."""
+        return sharded.update(batches, self.formula, scale, finite)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -63,7 +72,11 @@ class Layerwise(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         batches = list(self._batches())
-        self.grad_norm = global_norm([g for batch in batches for g in batch.grads])
+        norms = sharded.gradient_norms([g for batch in batches for g in batch.grads])
+        self.grad_norm = torch.linalg.vector_norm(norms)
+        each = iter(norms.unbind())
+        for batch in batches:
+            batch.grad_norms = [next(each) for _ in batch.grads]
         scale, finite = torch.ones_like(self.grad_norm), torch.isfinite(self.grad_norm)
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)  # of GradScaler
         if grad_scale is not None:
@@ -134,14 +147,18 @@ class Layerwise(torch.optim.Optimizer):
                     continue
                 if p.grad.is_sparse or torch.is_complex(p):
                     name = group["param_names"][index] if "param_names" in group else f"of shape {tuple(p.shape)}"
-                    kind = "sparse" if p.grad.is_sparse else "complex"
+                    what = "sparse" if p.grad.is_sparse else "complex"
                     raise ValueError(
-                        f"parameter {name} has a {kind} gradient: {type(self).__name__} takes dense, real gradients, "
+                        f"parameter {name} has a {what} gradient: {type(self).__name__} takes dense, real gradients, "
                         "since trust ratios need norms of whole tensors"
                     )
-                batch = found.setdefault((p.device, p.dtype, p.grad.dtype), Batch(group, [], [], []))
+                g = p.grad
+                if sharded.is_dtensor(p) and g.placements != p.placements:
+                    g = g.redistribute(placements=p.placements)
+                kind = p.device, p.dtype, g.dtype, sharded.is_dtensor(p)
+                batch = found.setdefault(kind, Batch(group, [], [], [], []))
                 batch.params.append(p)
-                batch.grads.append(p.grad)
+                batch.grads.append(g)
             for batch in found.values():
                 batch.states = [self._state(p) for p in batch.params]  # after all were checked
                 yield batch
@@ -154,9 +171,3 @@ class Layerwise(torch.optim.Optimizer):
             for name in self.MOMENTS:
                 state[name] = torch.zeros_like(p, dtype=wide)
         return state
-
-
-def global_norm(gradients: list[Tensor]) -> Tensor:
-    """L2 norm over all gradients, in fp32 or wider; not finite exactly where a gradient is not (or overflows)."""
-    norms = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
-    return torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms])) if norms else torch.zeros(())
