@@ -42,7 +42,7 @@ class Rule:
     @classmethod
     def of(cls, group: Mapping[str, Any]) -> "Rule":
         """The rule of an optimizer's parameter group. Raises ValueError for a value that makes no sense."""
-        values = {f.name: group[f.name] for f in fields(cls) if f.name in group}
+        values = {name: group[name] for name in SWITCHES if name in group}
         if isinstance(values.get("bias_correction"), bool):  # as other libraries write it
             values["bias_correction"] = "moments" if values["bias_correction"] else "none"
         return cls(**values)
@@ -73,6 +73,9 @@ class Rule:
     def adapts(self) -> bool:
         """Whether the update is multiplied by the trust ratio."""
         return bool(self.weight_decay != 0 if self.adapt == "decayed" else self.adapt)
+
+
+SWITCHES = tuple(f.name for f in fields(Rule))
 
 
 @dataclass(frozen=True)
