@@ -251,8 +251,9 @@ def test_copies_go_on_by_themselves(kind: type) -> None:
     q, copied = copy.deepcopy((p, optimizer))
     assert copied.max_grad_norm == 0.5
     assert torch.equal(go(q, copied, range(2, 4)), go(p, optimizer, range(2, 4)))
-    copied.steps_not_finite += 5
-    assert int(optimizer.steps_not_finite) == 1
+    q.grad[0] = float("nan")
+    copied.step()
+    assert (int(copied.steps_not_finite), int(optimizer.steps_not_finite)) == (2, 1)
 
 
 def test_nothing_to_do_is_no_error() -> None:
