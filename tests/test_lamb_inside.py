@@ -203,7 +203,7 @@ def test_own_settings_load_and_missing_ones_stay() -> None:
 
 @pytest.mark.parametrize("where", ["group", "state, a number"])
 def test_steps_kept_elsewhere_load(where: str) -> None:
-    """apex and timm keep the step in the group, DeepSpeed as a number in the state; `make test` has timm itself."""
+    """apex and timm keep the step in the group, DeepSpeed as a number in the state."""
     p, ours = made()
     moments = {"exp_avg": torch.full((LENGTH,), 0.1), "exp_avg_sq": torch.full((LENGTH,), 0.2)}
     in_group = where == "group"

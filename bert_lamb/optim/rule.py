@@ -94,7 +94,7 @@ PRESETS = {
     "nvlamb": Preset(Rule(), 1.0, "NVIDIA/apex, FusedLAMB with use_nvlamb"),
     "nlamb": Preset(Rule(variant="nlamb"), None, "N-LAMB, appendix of arXiv 1904.00962; no known implementation"),
     "nnlamb": Preset(Rule(variant="nnlamb"), None, "NN-LAMB, appendix of arXiv 1904.00962; no known implementation"),
-    "lans": Preset(Rule(variant="lans"), None, "arXiv 2006.13484, Algorithm 2"),
+    "lans": Preset(Rule(variant="lans"), None, "arXiv 2006.13484"),
     "adamw": Preset(
         Rule(bias_correction="none", adapt=False), 1.0, "google-research/bert, optimization.py: the paper's baseline"
     ),
