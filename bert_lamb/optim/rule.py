@@ -43,6 +43,7 @@ class Rule:
     def of(cls, group: Mapping[str, Any]) -> "Rule":
         """The rule of an optimizer's parameter group. Raises ValueError for a value that makes no sense."""
         values = {name: group[name] for name in SWITCHES if name in group}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         if isinstance(values.get("bias_correction"), bool):  # as other libraries write it
             values["bias_correction"] = "moments" if values["bias_correction"] else "none"
         return cls(**values)
