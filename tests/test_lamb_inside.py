@@ -284,3 +284,19 @@ def test_bf16_parameters_take_fp32_steps() -> None:
         assert torch.equal(p, q.detach().bfloat16())
         for name in ("exp_avg", "exp_avg_sq"):
             assert torch.equal(narrow.state[p][name], wide.state[q][name])
+
+
+def test_bf16_gradients_of_fp32_weights() -> None:
+    """Their values count, not their type: state, norms and weights are fp32."""
+    p, q = (Parameter(torch.linspace(1, 2, LENGTH)) for _ in range(2))
+    p.grad_dtype = torch.bfloat16
+    narrow, wide = (Lamb([parameter], lr=0.1, max_grad_norm=0.5) for parameter in (p, q))
+    for step in range(3):
+        fill(q, step)
+        p.grad = q.grad.bfloat16()  # type: ignore[union-attr]
+        q.grad = p.grad.float()
+        narrow.step()
+        wide.step()
+    assert torch.equal(p, q)
+    assert narrow.grad_norm is not None
+    assert narrow.grad_norm.dtype == narrow.state[p]["exp_avg"].dtype == torch.float32
