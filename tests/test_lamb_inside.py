@@ -218,6 +218,17 @@ def test_steps_kept_elsewhere_load(where: str) -> None:
     assert ours.param_groups[0]["lr"] == 0.1
 
 
+@pytest.mark.parametrize(("own", "saved"), [(torch.float64, torch.float32), (torch.bfloat16, torch.float64)], ids=str)
+def test_loaded_moments_take_the_type_that_they_have_here(own: torch.dtype, saved: torch.dtype) -> None:
+    p, q = Parameter(torch.ones(LENGTH, dtype=saved)), Parameter(torch.ones(LENGTH, dtype=own))
+    theirs, ours = torch.optim.AdamW([p]), Lamb([q])
+    go(p, theirs, range(2))
+    ours.load_state_dict(theirs.state_dict())
+    assert ours.state[q]["exp_avg"].dtype == torch.promote_types(own, torch.float32)
+    go(q, ours, range(1))
+    assert ours.state[q]["step"] == 3
+
+
 def test_foreign_moments_are_refused() -> None:
     _, ours = made()
     with pytest.raises(ValueError, match="no step, exp_avg, exp_avg_sq"):

@@ -122,7 +122,7 @@ class Layerwise(torch.optim.Optimizer):
         """Loads what this class or another optimizer with these state keys (torch's AdamW) saved.
 
         Settings of this class are taken, and missing ones keep their values here; of another optimizer's groups none
-        is. torch's own method narrows moments to their parameter's type: here they keep theirs.
+        is. torch's own method narrows moments to their parameter's type: here they stay fp32 or wider.
         """
         groups = state_dict["param_groups"]
         if len(groups) == len(self.param_groups):
@@ -147,8 +147,7 @@ class Layerwise(torch.optim.Optimizer):
             raise ValueError(f"the state to be loaded has no {', '.join(missing)}: its optimizer keeps other moments")
         state = {"step": torch.as_tensor(saved["step"], dtype=torch.float32).to(p.device, copy=True)}
         for name in self.MOMENTS:
-            wide = torch.promote_types(saved[name].dtype, torch.float32)
-            state[name] = saved[name].detach().to(p.device, wide, copy=True)
+            state[name] = saved[name].detach().to(p.device, _wide(p), copy=True)
         return state
 
     def _batches(self) -> Iterator[Batch]:
@@ -178,8 +177,12 @@ class Layerwise(torch.optim.Optimizer):
     def _state(self, p: Tensor) -> dict[str, Tensor]:
         state = self.state[p]
         if not state:
-            wide = torch.promote_types(p.dtype, torch.float32)
             state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
             for name in self.MOMENTS:
-                state[name] = torch.zeros_like(p, dtype=wide)
+                state[name] = torch.zeros_like(p, dtype=_wide(p))
         return state
+
+
+def _wide(p: Tensor) -> torch.dtype:
+    """Of a parameter's moments: fp32, or its own type where that is wider."""
+    return torch.promote_types(p.dtype, torch.float32)
