@@ -9,25 +9,24 @@ import importlib
 import importlib.util
 import json
 import statistics
-import subprocess
 import sys
 import time
 import types
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import Parameter
+from transformers import BertConfig, BertForPreTraining
 
-from bert_lamb.model import build_bert
 from bert_lamb.optim import Lamb, decay_groups
 from bert_lamb.run import machine_record
-from bert_lamb.settings import ModelSettings
 
 FLOOR = 40  # bytes a parameter that LAMB must move in fp32: read x, g, m, v, write m, v; read x, m, v, write x
-VOCABULARY = 30522  # of BERT's published uncased vocabulary
+COPIED = 100_000_000  # bytes read, and as many written
+LR, WEIGHT_DECAY = 1e-6, 0.01  # of no weight here: weights stay near where they start
 MODELS = {  # layers, width, heads, inner width: arXiv 1810.04805, section 3
     "base": (12, 768, 12, 3072),
     "large": (24, 1024, 16, 4096),
@@ -37,22 +36,22 @@ Maker = Callable[[Groups], torch.optim.Optimizer]
 
 
 def ours(**path: Any) -> Maker:
-    return lambda groups: Lamb(groups, lr=1e-3, **path)
+    return lambda groups: Lamb(groups, lr=LR, **path)
 
 
 def adamw(groups: Groups) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(without_adapt(groups), lr=1e-3, fused=True)
+    return torch.optim.AdamW(without_adapt(groups), lr=LR, fused=True)
 
 
 def timm(**path: Any) -> Maker:
     def make(groups: Groups) -> torch.optim.Optimizer:
-        return module("timm", "optim.lamb").Lamb(without_adapt(groups), lr=1e-3, max_grad_norm=None, **path)
+        return timm_lamb()(without_adapt(groups), lr=LR, max_grad_norm=None, **path)
 
     return make
 
 
 def pytorch_optimizer(groups: Groups) -> torch.optim.Optimizer:
-    return importlib.import_module("pytorch_optimizer").Lamb(without_adapt(groups), lr=1e-3)
+    return importlib.import_module("pytorch_optimizer").Lamb(without_adapt(groups), lr=LR)
 
 
 MAKERS: dict[str, Maker] = {
@@ -68,38 +67,41 @@ MAKERS: dict[str, Maker] = {
 REFERENCE = "timm Lamb, foreach=True"
 
 
-def module(package: str, name: str) -> Any:
-    """A module of a package, without running the package's __init__: timm's wants torchvision."""
-    spec = importlib.util.find_spec(package)
+@cache
+def timm_lamb() -> Any:
+    """timm's Lamb without timm's __init__, which wants torchvision, which wants another torch."""
+    spec = importlib.util.find_spec("timm")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        raise ModuleNotFoundError("No module named 'timm'", name="timm")
     folder = Path(spec.submodule_search_locations[0])
-    parts = [package, *name.split(".")]
-    for i in range(1, len(parts)):
-        above = types.ModuleType(".".join(parts[:i]))
-        above.__path__ = [str(folder.joinpath(*parts[1:i]))]
-        sys.modules.setdefault(above.__name__, above)
-    return importlib.import_module(".".join(parts))
+    stand_ins = {"timm": types.ModuleType("timm"), "timm.optim": types.ModuleType("timm.optim")}
+    for name, stand_in in stand_ins.items():
+        stand_in.__path__ = [str(folder.parent.joinpath(*name.split(".")))]
+    before = {name: sys.modules.get(name) for name in stand_ins}
+    sys.modules.update(stand_ins)
+    try:
+        return importlib.import_module("timm.optim.lamb").Lamb
+    finally:
+        for name, old in before.items():
+            del sys.modules[name]
+            if old is not None:
+                sys.modules[name] = old
 
 
 def without_adapt(groups: Groups) -> Groups:
     return [{key: value for key, value in group.items() if key != "adapt"} for group in groups]
 
 
-def shaped_parameters(model: str) -> list[tuple[str, Parameter]]:
-    """BERT's parameters for pretraining, on the CPU, by name."""
+def parameters(model: str, device: torch.device) -> list[tuple[str, Parameter]]:
+    """BERT's parameters for pretraining, by name, with gradients."""
     layers, width, heads, inner = MODELS[model]
-    settings = ModelSettings(layers=layers, hidden=width, heads=heads, intermediate=inner)
-    return list(build_bert(settings, VOCABULARY, pad_id=0, seed=0).named_parameters())
-
-
-def fresh(named: list[tuple[str, Parameter]], device: torch.device) -> list[tuple[str, Parameter]]:
-    """Copies with gradients, for one optimizer."""
-    made = [(name, Parameter(p.detach().to(device, copy=True))) for name, p in named]
-    generator = torch.Generator(device).manual_seed(1)
-    for _, p in made:
-        p.grad = torch.empty_like(p).normal_(0, 1e-3, generator=generator)
-    return made
+    config = BertConfig(
+        num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, intermediate_size=inner
+    )  # fmt: skip
+    named = list(BertForPreTraining(config).to(device).named_parameters())
+    for _, p in named:
+        p.grad = torch.empty_like(p).normal_(0, 1e-3)
+    return named
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -111,12 +113,9 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def copier(device: torch.device) -> Callable[[], object]:
-    """Copies 1 GB/5 from one buffer to another that no cache holds."""
+    """Copies COPIED bytes between buffers that no cache holds."""
     source, target = torch.ones(2, COPIED // 4, device=device)
     return lambda: target.copy_(source)
-
-
-COPIED = 100_000_000  # bytes read, and as many written
 
 
 def measure(
@@ -124,7 +123,7 @@ def measure(
 ) -> tuple[dict[str, list[float]], dict[str, float], list[str]]:
     """Seconds of each step, and of moving FLOOR bytes a parameter by copying; first steps; what is missing.
 
-    Every optimizer is made, timed and given up by itself within a round's half: memory holds two models' states.
+    All move the same weights by the same gradients, each with moments of its own.
     """
     count = sum(p.numel() for _, p in named)
     times: dict[str, list[float]] = {"copy": []}
@@ -132,7 +131,7 @@ def measure(
     missing, optimizers = [], {}
     for name in only or MAKERS:
         try:
-            optimizers[name] = MAKERS[name](decay_groups(fresh(named, device), 0.01))
+            optimizers[name] = MAKERS[name](decay_groups(named, WEIGHT_DECAY))
         except ModuleNotFoundError as error:
             missing.append(f"{name}: {error.name} is not installed")
     copy = copier(device)
@@ -168,14 +167,14 @@ def page(results: list[dict[str, Any]]) -> str:
     lines = [
         "# Time of an optimizer's step", "",
         "`make bench-optim` wrote this. Medians of interleaved rounds, quartiles beside them; fp32. Bytes: what the",
-        "step's time would have copied, for each parameter, at the speed of a plain copy between its rounds. LAMB cannot",
-        f"move fewer than {FLOOR}, or 44 with the check for finite gradients, which `Lamb` always makes; AdamW 28.",
+        "step's time would have copied, for each parameter, at the speed of a plain copy between its rounds. LAMB",
+        f"cannot move fewer than {FLOOR}, or 44 with the check for finite gradients, which `Lamb` always makes;",
+        "AdamW 28.",
     ]  # fmt: skip
     for result in results:
-        about = result["machine"]
         lines += [
             "", f"## BERT-{result['model'].capitalize()}, {result['parameters'] / 1e6:.1f} M parameters", "",
-            f"{about['device']}, {result['threads']} threads, torch {about['torch']}, commit {result['commit']}; "
+            f"{result['device']}, {result['threads']} threads, torch {result['torch']}, commit {result['commit']}; "
             f"{result['rounds']} rounds; `{result['command']}`.", "",
             f"| | ms a step | quartiles | bytes a parameter | times as fast as {REFERENCE} | first step, s |",
             "|---|---|---|---|---|---|",
@@ -201,14 +200,15 @@ def main(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     device, results = torch.device(chosen.device), []
     for model in chosen.models:
-        named = shaped_parameters(model)
+        named = parameters(model, device)
         count = sum(p.numel() for _, p in named)
         times, first, missing = measure(named, device, chosen.rounds, chosen.only)
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+        machine = machine_record(device, 1)
         results.append({
             "model": model, "parameters": count, "rounds": chosen.rounds, "threads": torch.get_num_threads(),
-            "command": " ".join(["python -m bert_lamb.bench.optim", *arguments]), "commit": commit.stdout.strip(),
-            "machine": machine_record(device, 1), "first_step_s": first, "missing": missing,
+            "command": " ".join(["python -m bert_lamb.bench.optim", *arguments]), "commit": str(machine["commit"])[:8],
+            "device": machine["device"], "cores": machine["cores"], "torch": torch.__version__,
+            "first_step_s": first, "missing": missing,
             "rows": list(rows(times, count)),
         })  # fmt: skip
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
