@@ -79,7 +79,7 @@ def nnlamb(x, g, m, v, t, lr, o):
 
 
 def lans(x, g, m, v, t, lr, o):
-    """Algorithm 2 of arXiv 2006.13484: normalised gradient, then a step along r and a step along c."""
+    """arXiv 2006.13484: normalised gradient, then a step along r and a step along c."""
     length = norm_of(g, 2)
     g, m, v = moments(g / length if length > 0 else g, m, v, o)
     c1, c2 = (1 - o.b1**t, 1 - o.b2**t) if o.correction == "moments" else (1, 1)

@@ -84,6 +84,21 @@ def test_timm(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     close_after_steps(lambda ps: Lamb(ps, **ours), lambda ps: their_lamb(ps, foreach=False, **theirs), ALL)
 
 
+def test_state_of_timm_loads() -> None:
+    """Five steps there and five here are ten of ours; its step is kept in the group."""
+    their_lamb = timm_lamb()
+    p, q = (torch.nn.Parameter(torch.tensor(awkward(wide=False)["matrix"])) for _ in range(2))
+    alone, before = Lamb([p], 0.01, "apex"), their_lamb([q], lr=0.01, foreach=False)
+    after = Lamb([q], 0.01, "apex")
+    for step in range(1, 11):
+        if step == 6:
+            after.load_state_dict(before.state_dict())
+        for parameter, optimizer in ((p, alone), (q, before if step < 6 else after)):
+            parameter.grad = torch.tensor(gradient("matrix", p.shape, step, wide=False))
+            optimizer.step()
+    torch.testing.assert_close(p, q, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [

@@ -4,7 +4,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from bert_lamb.optim import plain, rows
 from bert_lamb.optim.layerwise import Batch, Layerwise
 from bert_lamb.optim.plain import Readings
 from bert_lamb.optim.rule import PRESETS, Rule
+from bert_lamb.optim.sharded import Formula, is_dtensor
 
 Path = Callable[..., Readings]  # with the signature of plain.update
 
@@ -76,16 +77,28 @@ class Lamb(Layerwise):
         )
 
     def update(self, batches: list[Batch], scale: Tensor, finite: Tensor) -> list[Readings]:
-        readings = []
-        for batch in batches:
-            device = batch.params[0].device
-            readings.append(
-                choose_path(batch)(
-                    batch.params, batch.grads, batch.state("exp_avg"), batch.state("exp_avg_sq"), batch.state("step"),
-                    batch.group["lr"], Rule.of(batch.group), scale.to(device), finite.to(device),
-                )
-            )  # fmt: skip
-        return readings
+        parted = [batch for batch in batches if is_dtensor(batch.params[0])]
+        of_parts = iter(super().update(parted, scale, finite))
+        return [
+            next(of_parts) if is_dtensor(batch.params[0]) else self._whole(batch, scale, finite) for batch in batches
+        ]
+
+    def _whole(self, batch: Batch, scale: Tensor, finite: Tensor) -> Readings:
+        device = batch.params[0].device
+        return choose_path(batch)(
+            batch.params, batch.grads, batch.state("exp_avg"), batch.state("exp_avg_sq"), batch.state("step"),
+            batch.group["lr"], Rule.of(batch.group), scale.to(device), finite.to(device),
+        )  # fmt: skip
+
+    def formula(
+        self, group: dict[str, Any], x: Tensor, g: Tensor, g_norm: Tensor, state: dict[str, Tensor]
+    ) -> Formula:  # fmt: skip
+        """For tensors of which a rank holds a part; from the same lines as the plain path."""
+        rule, t = Rule.of(group), state["step"] + 1
+        if rule.variant == "lans":
+            g = plain.over_norm(g, g_norm)
+        m, v, updates = plain.directions(x, g, state["exp_avg"], state["exp_avg_sq"], t, rule)
+        return Formula({"exp_avg": m, "exp_avg_sq": v}, updates, plain.corrected_lr(group["lr"], t, rule))
 
 
 def choose_path(batch: Batch) -> Path:

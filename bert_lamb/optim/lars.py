@@ -11,12 +11,11 @@ The ratio is 1 where a tensor is not adapted, or where phi(|x|) or |m| is 0.
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from bert_lamb.optim.layerwise import Batch, Layerwise
-from bert_lamb.optim.plain import Readings, trust_ratio, write
+from bert_lamb.optim.layerwise import Layerwise
 from bert_lamb.optim.rule import Preset, Rule
+from bert_lamb.optim.sharded import Formula
 
 # Momentum and weight decay as the paper's LAMB has them; its LARS runs' own are not known.
 LARS = Preset(Rule(betas=(0.9, 0.0), bias_correction="none"), None, "Algorithm 1 of arXiv 1904.00962v5")
@@ -54,30 +53,11 @@ class Lars(Layerwise):
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum={momentum}: from 0 to below 1 is expected")
 
-    def update(self, batches: list[Batch], scale: Tensor, finite: Tensor) -> list[Readings]:
-        readings = []
-        for batch in batches:
-            rule, device = Rule.of(batch.group), batch.params[0].device
-            columns = zip(batch.params, batch.grads, batch.state("exp_avg"), batch.state("step"), strict=True)
-            lr, momentum = batch.group["lr"], batch.group["momentum"]
-            rows = [
-                update_tensor(*column, lr, momentum, rule, scale.to(device), finite.to(device)) for column in columns
-            ]
-            readings.append(Readings(*(torch.stack(column) for column in zip(*rows, strict=True))))
-        return readings
-
-
-def update_tensor(
-    param: Tensor, grad: Tensor, exp_avg: Tensor, step: Tensor, lr: float | Tensor, momentum: float, rule: Rule,
-    scale: Tensor, finite: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The formula for one tensor, in place. Returns its trust ratio, weight norm and update norm."""
-    x = param.to(exp_avg.dtype)
-    g = grad.to(exp_avg.dtype) * scale.to(exp_avg.dtype)
-    if rule.maximize:
-        g = -g
-    m = momentum * exp_avg + (1 - momentum) * (g + rule.weight_decay * x)
-    x_norm, m_norm = (torch.linalg.vector_norm(z, rule.norm) for z in (x, m))
-    ratio = trust_ratio(x_norm, m_norm, rule)
-    write(finite, (param, x - lr * ratio * m), (exp_avg, m), (step, step + 1))
-    return ratio, x_norm, m_norm
+    def formula(
+        self, group: dict[str, Any], x: Tensor, g: Tensor, g_norm: Tensor, state: dict[str, Tensor]
+    ) -> Formula:  # fmt: skip
+        rule, momentum = Rule.of(group), group["momentum"]
+        if rule.maximize:
+            g = -g
+        m = momentum * state["exp_avg"] + (1 - momentum) * (g + rule.weight_decay * x)
+        return Formula({"exp_avg": m}, [(1.0, m)], group["lr"])

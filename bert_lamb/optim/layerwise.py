@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from bert_lamb.optim import sharded
 from bert_lamb.optim.plain import Readings
 from bert_lamb.optim.rule import Rule
+from bert_lamb.optim.sharded import Formula
 
 
 @dataclass
@@ -20,8 +22,9 @@ class Batch:
 
     group: dict[str, Any]
     params: list[Tensor]
-    grads: list[Tensor]
+    grads: list[Tensor]  # spread over ranks as the parameters
     states: list[dict[str, Tensor]]
+    grad_norms: list[Tensor]  # L2, of whole tensors
 
     def state(self, name: str) -> list[Tensor]:
         return [state[name] for state in self.states]
@@ -38,10 +41,22 @@ class Layerwise(torch.optim.Optimizer):
             raise ValueError(f"max_grad_norm={max_grad_norm}: must be above 0, or None for no clipping")
         super().__init__(params, defaults)
         self.max_grad_norm = max_grad_norm
-        self.grad_norm: Tensor | None = None  # L2, of the last step's gradients over all groups, before clipping
-        self.step_was_finite: Tensor | None = None  # 0-dim bool: False when the last step changed nothing
-        self.steps_not_finite: Tensor | int = 0  # how many steps changed nothing so far; on the device after the first
-        self._readings: list[tuple[list[Tensor], Readings]] = []
+        self._seen: dict[str, Any] = {}  # what the properties below read; a dictionary, since torch.compile keeps those
+
+    @property
+    def grad_norm(self) -> Tensor | None:
+        """L2, of the last step's gradients over all groups, before clipping; 0-dim, on the device."""
+        return self._seen.get("grad_norm")
+
+    @property
+    def step_was_finite(self) -> Tensor | None:
+        """0-dim bool, on the device: False when the last step changed nothing."""
+        return self._seen.get("finite")
+
+    @property
+    def steps_not_finite(self) -> Tensor:
+        """0-dim int64, on the device: how many steps changed nothing so far."""
+        return self._seen.get("not_finite", torch.zeros((), dtype=torch.int64))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """torch's; values that make no sense raise ValueError. They may still be changed in `param_groups` later."""
@@ -51,9 +66,15 @@ class Layerwise(torch.optim.Optimizer):
             raise ValueError(f"lr={lr}: must not be negative")
         Rule.of(self.param_groups[-1])
 
-    def update(self, batches: list[Batch], scale: Tensor, finite: Tensor) -> list[Readings]:
-        """The formula, applied in place to every batch; writes nothing where `finite` is false."""
+    def formula(
+        self, group: dict[str, Any], x: Tensor, g: Tensor, g_norm: Tensor, state: dict[str, Tensor]
+    ) -> Formula:  # fmt: skip
+        """The algorithm for one tensor (or this rank's part of it; g_norm is of the whole). Writes nothing."""
         raise NotImplementedError
+
+    def update(self, batches: list[Batch], scale: Tensor, finite: Tensor) -> list[Readings]:
+        """The algorithm for all batches, in place; writes nothing where `finite` is false."""
+        return sharded.update(batches, self.formula, scale, finite)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -63,28 +84,33 @@ class Layerwise(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         batches = list(self._batches())
-        self.grad_norm = global_norm([g for batch in batches for g in batch.grads])
-        scale, finite = torch.ones_like(self.grad_norm), torch.isfinite(self.grad_norm)
+        norms = sharded.gradient_norms([g for batch in batches for g in batch.grads])
+        each = iter(norms.unbind())
+        for batch in batches:
+            batch.grad_norms = [next(each) for _ in batch.grads]
+        norm = torch.linalg.vector_norm(norms)
+        scale, finite = torch.ones_like(norm), torch.isfinite(norm)
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)  # of GradScaler
         if grad_scale is not None:
             scale = 1 / grad_scale.to(scale)
-            self.grad_norm = self.grad_norm * scale
+            norm = norm * scale
         if found_inf is not None:
             finite = finite & (found_inf.to(scale) == 0)
         if self.max_grad_norm is not None:
-            scale = scale * (self.max_grad_norm / self.grad_norm).clamp(max=1.0)
-        self.step_was_finite = finite
-        if isinstance(self.steps_not_finite, int):
-            self.steps_not_finite = torch.zeros_like(finite, dtype=torch.int64)
-        self.steps_not_finite += ~finite  # in place, so that a captured graph counts too
+            scale = scale * (self.max_grad_norm / norm).clamp(max=1.0)
         readings = self.update(batches, scale, finite)
-        self._readings = [(batch.params, read) for batch, read in zip(batches, readings, strict=True)]
+        if "not_finite" not in self._seen:
+            self._seen["not_finite"] = torch.zeros_like(finite, dtype=torch.int64)
+        self._seen["not_finite"].add_(~finite)  # in place, so that a captured graph counts too
+        self._seen["grad_norm"], self._seen["finite"] = norm, finite
+        self._seen["readings"] = [(batch.params, read) for batch, read in zip(batches, readings, strict=True)]
         return loss
 
     @property
     def readings(self) -> dict[Tensor, Readings]:
         """Trust ratio, weight norm and update norm (0-dim) of the last step, by parameter in their order."""
-        found = {p: Readings(*(column[i] for column in read)) for ps, read in self._readings for i, p in enumerate(ps)}
+        seen = self._seen.get("readings", [])
+        found = {p: Readings(*(column[i] for column in read)) for ps, read in seen for i, p in enumerate(ps)}
         return {p: found[p] for group in self.param_groups for p in group["params"] if p in found}
 
     @property
@@ -111,9 +137,8 @@ class Layerwise(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: torch's knows nothing of what this class added."""
-        own: dict[str, Any] = {"grad_norm": None, "step_was_finite": None, "_readings": []}
-        kept = {"max_grad_norm": self.max_grad_norm, "steps_not_finite": self.steps_not_finite}
-        return super().__getstate__() | own | kept
+        kept = {name: value for name, value in self._seen.items() if name == "not_finite"}
+        return super().__getstate__() | {"max_grad_norm": self.max_grad_norm, "_seen": kept}
 
     def _loaded(self, p: Tensor, saved: dict[str, Any]) -> dict[str, Tensor]:
         """A tensor's state. apex and timm keep the step in the group."""
@@ -134,14 +159,18 @@ class Layerwise(torch.optim.Optimizer):
                     continue
                 if p.grad.is_sparse or torch.is_complex(p):
                     name = group["param_names"][index] if "param_names" in group else f"of shape {tuple(p.shape)}"
-                    kind = "sparse" if p.grad.is_sparse else "complex"
+                    what = "sparse" if p.grad.is_sparse else "complex"
                     raise ValueError(
-                        f"parameter {name} has a {kind} gradient: {type(self).__name__} takes dense, real gradients, "
+                        f"parameter {name} has a {what} gradient: {type(self).__name__} takes dense, real gradients, "
                         "since trust ratios need norms of whole tensors"
                     )
-                batch = found.setdefault((p.device, p.dtype, p.grad.dtype), Batch(group, [], [], []))
+                g = p.grad
+                if sharded.is_dtensor(p) and g.placements != p.placements:
+                    g = g.redistribute(placements=p.placements)
+                kind = p.device, p.dtype, g.dtype, sharded.is_dtensor(p)
+                batch = found.setdefault(kind, Batch(group, [], [], [], []))
                 batch.params.append(p)
-                batch.grads.append(p.grad)
+                batch.grads.append(g)
             for batch in found.values():
                 batch.states = [self._state(p) for p in batch.params]  # after all were checked
                 yield batch
@@ -154,9 +183,3 @@ class Layerwise(torch.optim.Optimizer):
             for name in self.MOMENTS:
                 state[name] = torch.zeros_like(p, dtype=wide)
         return state
-
-
-def global_norm(gradients: list[Tensor]) -> Tensor:
-    """L2 norm over all gradients, in fp32 or wider; not finite exactly where a gradient is not (or overflows)."""
-    norms = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
-    return torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms])) if norms else torch.zeros(())

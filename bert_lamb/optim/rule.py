@@ -42,7 +42,8 @@ class Rule:
     @classmethod
     def of(cls, group: Mapping[str, Any]) -> "Rule":
         """The rule of an optimizer's parameter group. Raises ValueError for a value that makes no sense."""
-        values = {f.name: group[f.name] for f in fields(cls) if f.name in group}
+        values = {name: group[name] for name in SWITCHES if name in group}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         if isinstance(values.get("bias_correction"), bool):  # as other libraries write it
             values["bias_correction"] = "moments" if values["bias_correction"] else "none"
         return cls(**values)
@@ -75,6 +76,9 @@ class Rule:
         return bool(self.weight_decay != 0 if self.adapt == "decayed" else self.adapt)
 
 
+SWITCHES = tuple(f.name for f in fields(Rule))
+
+
 @dataclass(frozen=True)
 class Preset:
     """A rule, the clip of the global gradient norm that goes with it, and where both come from."""
@@ -91,7 +95,7 @@ PRESETS = {
     "nvlamb": Preset(Rule(), 1.0, "NVIDIA/apex, FusedLAMB with use_nvlamb"),
     "nlamb": Preset(Rule(variant="nlamb"), None, "N-LAMB, appendix of arXiv 1904.00962; no known implementation"),
     "nnlamb": Preset(Rule(variant="nnlamb"), None, "NN-LAMB, appendix of arXiv 1904.00962; no known implementation"),
-    "lans": Preset(Rule(variant="lans"), None, "arXiv 2006.13484, Algorithm 2"),
+    "lans": Preset(Rule(variant="lans"), None, "arXiv 2006.13484"),
     "adamw": Preset(
         Rule(bias_correction="none", adapt=False), 1.0, "google-research/bert, optimization.py: the paper's baseline"
     ),
