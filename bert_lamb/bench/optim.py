@@ -8,6 +8,7 @@ import gc
 import importlib
 import importlib.util
 import json
+import shlex
 import statistics
 import sys
 import time
@@ -98,7 +99,8 @@ def parameters(model: str, device: torch.device) -> list[tuple[str, Parameter]]:
     config = BertConfig(
         num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, intermediate_size=inner
     )  # fmt: skip
-    named = list(BertForPreTraining(config).to(device).named_parameters())
+    bert = BertForPreTraining(config).to(device)  # type: ignore[arg-type]
+    named = list(bert.named_parameters())
     for _, p in named:
         p.grad = torch.empty_like(p).normal_(0, 1e-3)
     return named
@@ -139,6 +141,7 @@ def measure(
         first[name] = seconds(optimizer.step, device)
         seconds(optimizer.step, device)
         times[name] = []
+        print(f"{name}: first step {first[name]:.1f} s", flush=True)
     for _ in range(rounds):
         for name, optimizer in optimizers.items():
             gc.collect()
@@ -206,7 +209,7 @@ def main(arguments: list[str]) -> None:
         machine = machine_record(device, 1)
         results.append({
             "model": model, "parameters": count, "rounds": chosen.rounds, "threads": torch.get_num_threads(),
-            "command": " ".join(["python -m bert_lamb.bench.optim", *arguments]), "commit": str(machine["commit"])[:8],
+            "command": shlex.join(["python", "-m", "bert_lamb.bench.optim", *arguments]), "commit": str(machine["commit"])[:8],
             "device": machine["device"], "cores": machine["cores"], "torch": torch.__version__,
             "first_step_s": first, "missing": missing,
             "rows": list(rows(times, count)),

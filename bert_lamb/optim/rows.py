@@ -158,7 +158,7 @@ def stacked(*columns: Sequence[Tensor]) -> list[Stack]:
     for place, tensors in enumerate(zip(*columns, strict=True)):
         size = tensors[0].numel()
         if size >= SMALL and all(tensor.is_contiguous() for tensor in tensors):
-            stacks.append(Stack([place], [t.detach().view(-1, row_length(size)) for t in tensors], copied=False))
+            stacks.append(Stack([place], [t.view(-1, row_length(size)).detach() for t in tensors], copied=False))
         else:
             small.setdefault(size, []).append(place)
     for size, places in small.items():
