@@ -1,4 +1,4 @@
-"""The passes over rows, eager and compiled, where tensors are large: against the definition; to the bit; which is chosen."""
+"""The passes over rows, eager and compiled, where tensors are large: against the definition, and to the bit."""
 
 import copy
 from typing import Any
@@ -139,5 +139,5 @@ def test_fused_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(rows, "has_compiler", lambda: False)
     p = torch.nn.Parameter(torch.ones(2))
     p.grad = torch.ones(2)
-    with pytest.raises(RuntimeError, match="fused=True on cpu.*compiler"):
+    with pytest.raises(RuntimeError, match=r"fused=True on cpu.*compiler"):
         Lamb([p], fused=True).step()

@@ -209,7 +209,8 @@ def main(arguments: list[str]) -> None:
         machine = machine_record(device, 1)
         results.append({
             "model": model, "parameters": count, "rounds": chosen.rounds, "threads": torch.get_num_threads(),
-            "command": shlex.join(["python", "-m", "bert_lamb.bench.optim", *arguments]), "commit": str(machine["commit"])[:8],
+            "command": shlex.join(["python", "-m", "bert_lamb.bench.optim", *arguments]),
+            "commit": str(machine["commit"])[:8],
             "device": machine["device"], "cores": machine["cores"], "torch": torch.__version__,
             "first_step_s": first, "missing": missing,
             "rows": list(rows(times, count)),
