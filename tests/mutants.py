@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+SHARDED = ("test_sharded_optim.py",)  # the kit for mistakes in sharded.py
 KIT = ("test_optim_conformance.py", "test_optim_others.py", "test_lamb.py")
 TIMEOUT_S = 300  # of one run of the kit
 
@@ -61,6 +62,8 @@ MUTANTS = {
     "clips after the moments": Mutant("plain.py", "g = grad.to(exp_avg.dtype) * scale.to(exp_avg.dtype)",
                                       "g, lr = grad.to(exp_avg.dtype), lr * scale.to(exp_avg.dtype)"),
     "writes what is not finite": Mutant("plain.py", "old.copy_(torch.where(finite, new, old))", "old.copy_(new)"),
+    "norm of a rank's part": Mutant("sharded.py", "in spread.items()", "in ()"),
+    "parts' norms added": Mutant("sharded.py", "mine = norms.double() ** norm", "mine = norms.double()"),
     "LARS decays outside": Mutant("lars.py", "(g + rule.weight_decay * x)", "g"),
 }  # fmt: skip
 
@@ -75,6 +78,7 @@ def planted(mutant: Mutant) -> str:
 
 def turns_red(mutant: Mutant | None) -> bool:
     """Whether the kit fails in a copy of the project with this mistake, or none. A run that fails to start raises."""
+    kit = SHARDED if mutant is not None and mutant.file == "sharded.py" else KIT
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name)
         for part in ("bert_lamb", "tests", "data_prep", "conf", "pyproject.toml"):
@@ -88,7 +92,7 @@ def turns_red(mutant: Mutant | None) -> bool:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
              "--deselect", "tests/test_lamb.py::test_optim_needs_torch_only",
-             *(f"tests/{part}" for part in KIT)],
+             *(f"tests/{part}" for part in kit)],
             cwd=copy, env=os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"},
             capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip

@@ -8,6 +8,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -68,6 +74,23 @@ def same(name: str, mesh: Any) -> None:
             torch.testing.assert_close(y, x, rtol=1e-10, atol=0)
 
 
+def state_goes_round() -> None:
+    """Through torch.distributed.checkpoint's state dictionaries into a fresh model and optimizer: they go on alike."""
+    a, b = fully_shard(model()), fully_shard(model())
+    one, two = Lamb(groups(a), 0.02), Lamb(groups(b), 0.02)
+    for step in range(2):
+        backward(a, step)
+        one.step()
+    set_model_state_dict(b, get_model_state_dict(a))
+    set_optimizer_state_dict(b, two, get_optimizer_state_dict(a, one))
+    for m, optimizer in ((a, one), (b, two)):
+        backward(m, 2)
+        optimizer.step()
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        assert two.state[q]["step"] == 3
+        assert torch.equal(whole(p), whole(q))
+
+
 def not_finite_on_one_rank() -> None:
     """A bad number in one rank's part stops the step on both."""
     m = fully_shard(model())
@@ -91,6 +114,7 @@ def main() -> None:
         same(name, init_device_mesh("cpu", (2,)))
     same("paper", init_device_mesh("cpu", (1, 2), mesh_dim_names=("replicate", "shard")))
     same("paper", init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicate", "shard")))
+    state_goes_round()
     not_finite_on_one_rank()
     print(f"rank {dist.get_rank()}: equal", flush=True)
     dist.destroy_process_group()
