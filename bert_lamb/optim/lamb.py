@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any, TypedDict, Unpack
 
+import torch
 from torch import Tensor
 
 from bert_lamb.optim import plain, rows
@@ -105,6 +106,8 @@ def choose_path(batch: Batch) -> Path:
     """The one place where the arithmetic is chosen; `foreach` and `fused` of the group as torch means them."""
     foreach, fused, kind = batch.group["foreach"], batch.group["fused"], batch.params[0].device.type
     if foreach is None and fused is None:
+        if torch.compiler.is_compiling():  # whoever compiles the step has one graph of the definition
+            return plain.update
         large = sum(p.numel() for p in batch.params) >= rows.WORTH_COMPILING
         fused = has_triton() if kind == "cuda" else kind == "cpu" and large and rows.has_compiler()
         foreach = not fused
