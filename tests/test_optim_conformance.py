@@ -11,7 +11,7 @@ from optim_reference import ALGORITHMS, awkward, clip_scale, gradient, switches
 from bert_lamb.optim import PRESETS, Lamb, Lars
 
 STEPS = 24
-PATHS: dict[str, dict[str, Any]] = {"plain": {"foreach": False, "fused": False}}
+PATHS: dict[str, dict[str, Any]] = {"plain": {"foreach": False, "fused": False}, "foreach": {"foreach": True}}
 NEITHER = {"zero gradient", "scalar", "minute"}  # not decayed, not adapted
 DECAYED_ONLY = {"one element", "tiny gradient"}
 ADAPTED_ONLY = {"cube"}

@@ -28,7 +28,7 @@ class Body(torch.nn.Module):
 
 def made(*overrides: str) -> tuple[Body, Any]:
     body = Body()
-    return body, make_optimizer(body, composed(*overrides).optimizer)
+    return body, make_optimizer(body, composed(*overrides).optimizer, compiled=False)
 
 
 def test_every_preset_has_its_file() -> None:

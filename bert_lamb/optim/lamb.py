@@ -1,12 +1,15 @@
 """LAMB (arXiv 1904.00962) as a torch optimizer. The mathematics: plain.py; the switches and presets: rule.py."""
 
+import importlib.util
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any, TypedDict, Unpack
 
+import torch
 from torch import Tensor
 
-from bert_lamb.optim import plain
+from bert_lamb.optim import plain, rows
 from bert_lamb.optim.layerwise import Batch, Layerwise
 from bert_lamb.optim.plain import Readings
 from bert_lamb.optim.rule import PRESETS, Rule
@@ -39,8 +42,10 @@ class Lamb(Layerwise):
         params: tensors, or groups with their own `lr`, `weight_decay`, `adapt` and so on (see `decay_groups`).
         lr: learning rate, a number or a 0-dim tensor.
         preset: a name of PRESETS; "paper" is Algorithm 2 with bias correction.
-        foreach, fused: as torch's optimizers name them: the path over lists of tensors, the path of one kernel. None:
-            the fastest that fits; False for both: the plain definition. All paths give the same update.
+        foreach, fused: as torch's optimizers name them. fused: two kernels for all tensors, of Triton on CUDA, of
+            torch.compile on a CPU; its first step takes seconds. foreach: the same passes without a compiler. Both
+            None: fused where it fits (on a CPU: a C++ compiler and a group of 4 M parameters), else foreach; else and
+            at False: the plain definition. All paths give the same update, to rounding.
         capturable: taken because torch's optimizers take it; every path can be captured in a CUDA graph as it is
             (give `lr` as a tensor where it changes).
         switches: what differs from the preset: betas, eps, weight_decay, bias_correction, grad_averaging, adapt, norm,
@@ -99,4 +104,28 @@ class Lamb(Layerwise):
 
 def choose_path(batch: Batch) -> Path:
     """The one place where the arithmetic is chosen; `foreach` and `fused` of the group as torch means them."""
-    return plain.update
+    foreach, fused, kind = batch.group["foreach"], batch.group["fused"], batch.params[0].device.type
+    if foreach is None and fused is None:
+        if torch.compiler.is_compiling():  # whoever compiles the step has one graph of the definition
+            return plain.update
+        large = sum(p.numel() for p in batch.params) >= rows.WORTH_COMPILING
+        fused = has_triton() if kind == "cuda" else kind == "cpu" and large and rows.has_compiler()
+        foreach = not fused
+    if fused and (kind == "cuda" or interpreted()):
+        from bert_lamb.optim import fused as triton_path  # triton comes with torch's CUDA builds only
+
+        return triton_path.update
+    if fused:
+        if kind != "cpu" or not rows.has_compiler():
+            raise RuntimeError(f"fused=True on {kind}: needs CUDA, or a CPU and a C++ compiler; leave it at None")
+        return rows.compiled_update
+    return rows.update if foreach else plain.update
+
+
+def has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def interpreted() -> bool:
+    """Whether Triton's kernels run on CPU tensors: how they are tested without a GPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1" and has_triton()

@@ -71,28 +71,44 @@ def update_tensor(
 
 def directions(
     x: Tensor, g: Tensor, m: Tensor, v: Tensor, t: Tensor, rule: Rule
-) -> tuple[Tensor, Tensor, list[tuple[float, Tensor]]]:
+) -> tuple[Tensor, Tensor, list[tuple[float, Tensor]]]:  # fmt: skip
     """New moments, and the updates with their shares of the learning rate: one, or two for LANS."""
-    (beta1, beta2), eps = rule.betas, rule.eps
+    g, m, v = moments(g, m, v, rule)
+    return m, v, updates(x, g, m, v, corrections(t, m.dtype, rule), rule)
+
+
+def moments(g: Tensor, m: Tensor, v: Tensor, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient to descend, and the new moments."""
+    beta1, beta2 = rule.betas
     if rule.maximize:
         g = -g
-    taken = 1 - beta1 if rule.grad_averaging else 1.0
-    m = beta1 * m + taken * g
+    m = beta1 * m + taken(rule) * g
     v = beta2 * v + (1 - beta2) * g * g
+    return g, m, v
 
-    corrects = rule.bias_correction == "moments"
-    c1, c2 = (correction(beta, t, m.dtype) if corrects else 1.0 for beta in rule.betas)
+
+def updates(
+    x: Tensor, g: Tensor, m: Tensor, v: Tensor, correct: Sequence[Tensor | float], rule: Rule
+) -> list[tuple[float, Tensor]]:  # fmt: skip
+    """What new moments make of a step, each with its share of the learning rate. correct: see `corrections`."""
+    (beta1, beta2), eps = rule.betas, rule.eps
+    c1, c2, next1, next2 = correct
     m_hat, v_hat = m / c1, v / c2
     if rule.variant in ("nlamb", "nnlamb"):
-        m_hat = beta1 * m / (correction(beta1, t + 1, m.dtype) if corrects else 1.0) + taken * g / c1
+        m_hat = beta1 * m / next1 + taken(rule) * g / c1
     if rule.variant == "nnlamb":
-        v_hat = beta2 * v / (correction(beta2, t + 1, m.dtype) if corrects else 1.0) + (1 - beta2) * g * g / c2
+        v_hat = beta2 * v / next2 + (1 - beta2) * g * g / c2
 
     root = v_hat.sqrt() + eps
     decay = rule.weight_decay * x
     if rule.variant == "lans":
-        return m, v, [(beta1, m_hat / root + decay), (1 - beta1, g / root + decay)]
-    return m, v, [(1.0, m_hat / root + decay)]
+        return [(beta1, m_hat / root + decay), (1 - beta1, g / root + decay)]
+    return [(1.0, m_hat / root + decay)]
+
+
+def taken(rule: Rule) -> float:
+    """The gradient's weight in the first moment."""
+    return 1 - rule.betas[0] if rule.grad_averaging else 1.0
 
 
 def trust_ratio(x_norm: Tensor, u_norm: Tensor, rule: Rule) -> Tensor:
@@ -110,6 +126,13 @@ def corrected_lr(lr: float | Tensor, t: Tensor, rule: Rule) -> float | Tensor:
         return lr
     c1, c2 = (correction(beta, t, torch.float64) for beta in rule.betas)
     return lr * c2.sqrt() / c1
+
+
+def corrections(t: Tensor, dtype: torch.dtype, rule: Rule) -> list[Tensor | float]:
+    """What the first and second moment are divided by at step t, and then at t + 1; 1 where the rule corrects none."""
+    if rule.bias_correction != "moments":
+        return [1.0] * 4
+    return [correction(beta, at, dtype) for at in (t, t + 1) for beta in rule.betas]
 
 
 def correction(beta: float, t: Tensor, dtype: torch.dtype) -> Tensor:
