@@ -13,7 +13,7 @@ SETTINGS = experiment=$(EXPERIMENT) $(if $(RUN),run.name=$(RUN)) $(if $(DEVICES)
 STAGE = @$(PY) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect study test check mutants
+.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect study figures test check mutants
 
 help: ## this list
 	@echo "targets:"; awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ inspect: install ## a prepared sequence decoded, its mask, a step's batch
 
 study: install ## what pretraining on the embedded corpus is worth, over seeds and controls (hours)
 	$(STAGE) bert_lamb.bench.sample_study $(ARGS)
+
+figures: install ## the figures of docs/schedules.md, drawn from the recipes
+	$(STAGE) bert_lamb.bench.schedule_figures
 
 check: install ## lint, format and types
 	@$(VENV)/bin/ruff check .

@@ -181,7 +181,7 @@ def make_optimizer(bert: torch.nn.Module, o: OptimizerSettings, compiled: bool) 
     given: dict[str, Any] = {name: getattr(o, name) for name in names if getattr(o, name) is not None}
     rule = (LARS if o.preset == "lars" else PRESETS[o.preset]).rule
     weight_decay = rule.weight_decay if o.weight_decay is None else o.weight_decay
-    groups = decay_groups(bert.named_parameters(), weight_decay, bool(rule.adapt), o.no_decay, o.no_adapt)
+    groups = decay_groups(bert, weight_decay, bool(rule.adapt), o.no_decay, o.no_adapt)
     beta1, beta2 = (b if own is None else own for b, own in zip(rule.betas, (o.beta1, o.beta2), strict=True))
     if o.preset == "lars":
         return Lars(groups, lr=0.0, momentum=beta1, **given)

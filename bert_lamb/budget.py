@@ -4,14 +4,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bert_lamb.model import training_flops
-from bert_lamb.optim import Schedule
-from bert_lamb.settings import Settings
+from bert_lamb.optim import Schedule, linear_epoch_warmup, square_root_scaled
+from bert_lamb.settings import PhaseSettings, Settings
 
 OPTIMIZER_WORDS = {
     "paper": "LAMB as in the paper", "google": "LAMB as the authors' code", "apex": "LAMB as apex's FusedLAMB",
     "nvlamb": "LAMB as apex's NVLAMB", "nlamb": "N-LAMB", "nnlamb": "NN-LAMB", "lans": "LANS", "lars": "LARS",
     "adamw": "AdamW",
 }  # fmt: skip
+FAR_BELOW = 4  # times: the square-root rule then asks for half the learning rate (why 4: docs/schedules.md)
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,42 @@ def micro_batch(s: Settings, number: int) -> int:
 
 def schedule(s: Settings, number: int) -> Schedule:
     """The learning rate of a phase; with handover.schedule=continue both phases share phase 1's."""
-    continues = s.handover.schedule == "continue"
-    own = s.phase1 if continues else s.phase(number)
+    continues, own = s.handover.schedule == "continue", _scheduling_phase(s, number)
+    peak: Any = own.peak_lr  # checks.py refuses null in this phase
+    warmup: Any = own.warmup_steps
+    meant: Any = own.lr_batch
+    if own.lr_rule == "untuned":
+        peak = square_root_scaled(peak, meant, own.global_batch)
+        warmup = linear_epoch_warmup(warmup * meant, meant, own.global_batch)
     return Schedule(
-        peak_lr=own.peak_lr,  # type: ignore[arg-type]  # checks.py refuses null here
-        warmup_steps=own.warmup_steps,  # type: ignore[arg-type]
+        peak_lr=peak,
+        warmup_steps=warmup,
+        hold_steps=own.hold_steps,  # type: ignore[arg-type]
         total_steps=s.phase1.steps + s.phase2.steps if continues else own.steps,
         decay_power=own.decay_power,  # type: ignore[arg-type]
         decay_origin=own.decay_origin,  # type: ignore[arg-type]
         first_step=s.phase1.steps if continues and number == 2 else 0,
     )
+
+
+def batch_warnings(s: Settings) -> list[str]:
+    """Phases whose batch is far below the one that their learning rate is meant for."""
+    warnings = []
+    for number in (1, 2):
+        own, batch, peak = _scheduling_phase(s, number), s.phase(number).global_batch, schedule(s, number).peak_lr
+        meant = own.global_batch if own.lr_rule == "untuned" else own.lr_batch
+        if meant is not None and batch * FAR_BELOW < meant:
+            fitting = square_root_scaled(peak, meant, batch)
+            warnings.append(
+                f"phase{number}.global_batch={batch:,} is far below the {meant:,} that its peak learning rate of "
+                f"{peak:.3g} is meant for; by the square root of the batch it would be {fitting:.2g}"
+            )
+    return warnings
+
+
+def _scheduling_phase(s: Settings, number: int) -> PhaseSettings:
+    """The phase whose schedule this one follows."""
+    return s.phase1 if s.handover.schedule == "continue" else s.phase(number)
 
 
 def budget(s: Settings, devices: int, manifest: dict[str, Any] | None = None) -> Budget:
@@ -106,9 +133,16 @@ def budget_text(s: Settings, b: Budget) -> str:
             f"  phase {number}: {p.steps:,} steps x {p.global_batch:,} sequences x {p.seq_len} tokens "
             f"= {_big(p.tokens)} tokens{read}; {p.flops:.2e} FLOPs; {rate}"
         )
+        own = schedule(s, number)
+        if s.phase(number).lr_rule == "untuned":
+            lines.append(
+                f"           untuned rule: peak lr {own.peak_lr:.3g}, warm-up {own.warmup_steps:,} of "
+                f"{own.total_steps:,} steps"
+            )
         lines.append(f"           batch: {p.micro_batches} micro-batches of up to {p.micro_batch} sequences{each}")
     time = f"{b.hours:,.1f} hours" if b.hours >= 1 else f"{b.hours * 60:.0f} minutes"
     lines.append(f"  {b.flops:.2e} FLOPs: about {time} at an assumed {b.assumed_tflops:g} TFLOP/s per device")
+    lines += [f"  warning: {warning}" for warning in batch_warnings(s)]
     return "\n".join(lines)
 
 

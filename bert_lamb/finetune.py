@@ -22,7 +22,7 @@ from bert_lamb.assembly import make_deterministic
 from bert_lamb.data.vocabulary import VOCABULARY, load_tokenizer
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.model import bert_config
-from bert_lamb.optim import Schedule, set_lr
+from bert_lamb.optim import Schedule, decay_groups, set_lr
 from bert_lamb.parallel import inside_torchrun, use_cuda
 from bert_lamb.run import (
     EXIT_STOPPED,
@@ -62,7 +62,6 @@ log = logging.getLogger(__name__)
 
 MAX_GRAD_NORM = 1.0  # google-research/bert, optimization.py, clips before AdamW
 ADAM_EPS = 1e-6  # the same file
-NO_DECAY = ("bias", "LayerNorm")  # the same file
 CONSOLE_EVERY_S = 10.0
 
 
@@ -243,14 +242,6 @@ class FinetuneLog:
                 f"gradient (run.max_skipped_in_row); lower finetune.lr={self._settings.finetune.lr}, or try "
                 "hardware.precision=fp32"
             )
-
-
-def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: biases and LayerNorm do not decay."""
-    named = list(model.named_parameters())
-    plain = [p for name, p in named if any(part in name for part in NO_DECAY)]
-    decayed = [p for name, p in named if not any(part in name for part in NO_DECAY)]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
 def _json(value: Any) -> bytes:

@@ -72,7 +72,7 @@ def _patterns(s: Settings) -> list[str]:
     with torch.device("meta"):
         bert = build_bert(shape, vocab_size=2, pad_id=0, seed=0)
     try:
-        decay_groups(bert.named_parameters(), 0.0, True, s.optimizer.no_decay, s.optimizer.no_adapt)
+        decay_groups(bert, 0.0, True, s.optimizer.no_decay, s.optimizer.no_adapt)
     except ValueError as error:
         return [f"optimizer.{error}"]
     return []

@@ -13,7 +13,7 @@ import torch
 from optim_reference import awkward, gradient
 from tools import environment
 
-from bert_lamb.optim import Lamb, Rule, decay_groups
+from bert_lamb.optim import Lamb, Rule
 
 
 def parameters(names: Iterable[str] | None = None, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
@@ -220,37 +220,6 @@ def test_bias_correction_is_read_as_other_libraries_write_it() -> None:
     for theirs, ours in ((True, "moments"), (False, "none")):
         optimizer = Lamb([torch.nn.Parameter(torch.ones(2))], bias_correction=theirs)  # type: ignore[arg-type]
         assert Rule.of(optimizer.param_groups[0]).bias_correction == ours
-
-
-NAMES = ["body.weight", "body.bias", "body.LayerNorm.weight", "body.LayerNorm.bias", "head.weight"]
-
-
-def grouped(**changes: Any) -> dict[str, tuple[float, bool]]:
-    """Name -> (decay, adapts)."""
-    named = [(n, torch.nn.Parameter(torch.ones(2))) for n in NAMES]
-    groups = decay_groups(named, 0.01, **changes)
-    found = {id(p): (g["weight_decay"], g["adapt"]) for g in groups for p in g["params"]}
-    assert sum(len(g["params"]) for g in groups) == len(NAMES), "each parameter in one group"
-    return {n: found[id(p)] for n, p in named}
-
-
-def test_decay_and_adaptation_are_independent() -> None:
-    both = grouped()
-    assert both["body.weight"] == both["head.weight"] == (0.01, True)
-    assert both["body.bias"] == both["body.LayerNorm.weight"] == (0.0, False)
-    apart = grouped(no_decay=["bias"], no_adapt=["head"])
-    assert apart == {
-        "body.weight": (0.01, True), "body.bias": (0.0, True), "body.LayerNorm.weight": (0.01, True),
-        "body.LayerNorm.bias": (0.0, True), "head.weight": (0.01, False),
-    }  # fmt: skip
-    assert {a for _, a in grouped(adapt=False, no_adapt=[]).values()} == {False}
-    assert set(grouped(no_decay=[], no_adapt=[]).values()) == {(0.01, True)}
-
-
-@pytest.mark.parametrize("setting", ["no_decay", "no_adapt"])
-def test_a_pattern_that_matches_nothing_is_refused(setting: str) -> None:
-    with pytest.raises(ValueError, match=f"{setting}.*'LayerNrom'"):
-        grouped(**{setting: ["bias", "LayerNrom"]})
 
 
 def of_torch() -> set[str]:

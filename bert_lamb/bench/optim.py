@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import Parameter
 from transformers import BertConfig, BertForPreTraining
 
 from bert_lamb.optim import Lamb, decay_groups
@@ -93,17 +92,16 @@ def without_adapt(groups: Groups) -> Groups:
     return [{key: value for key, value in group.items() if key != "adapt"} for group in groups]
 
 
-def parameters(model: str, device: torch.device) -> list[tuple[str, Parameter]]:
-    """BERT's parameters for pretraining, by name, with gradients."""
+def with_gradients(model: str, device: torch.device) -> BertForPreTraining:
+    """A BERT for pretraining whose parameters have gradients."""
     layers, width, heads, inner = MODELS[model]
     config = BertConfig(
         num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, intermediate_size=inner
     )  # fmt: skip
     bert = BertForPreTraining(config).to(device)  # type: ignore[arg-type]
-    named = list(bert.named_parameters())
-    for _, p in named:
+    for p in bert.parameters():
         p.grad = torch.empty_like(p).normal_(0, 1e-3)
-    return named
+    return bert
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -121,19 +119,19 @@ def copier(device: torch.device) -> Callable[[], object]:
 
 
 def measure(
-    named: list[tuple[str, Parameter]], device: torch.device, rounds: int, only: list[str]
+    bert: BertForPreTraining, device: torch.device, rounds: int, only: list[str]
 ) -> tuple[dict[str, list[float]], dict[str, float], list[str]]:
     """Seconds of each step, and of moving FLOOR bytes a parameter by copying; first steps; what is missing.
 
     All move the same weights by the same gradients, each with moments of its own.
     """
-    count = sum(p.numel() for _, p in named)
+    count = sum(p.numel() for p in bert.parameters())
     times: dict[str, list[float]] = {"copy": []}
     first: dict[str, float] = {}
     missing, optimizers = [], {}
     for name in only or MAKERS:
         try:
-            optimizers[name] = MAKERS[name](decay_groups(named, WEIGHT_DECAY))
+            optimizers[name] = MAKERS[name](decay_groups(bert, WEIGHT_DECAY))
         except ModuleNotFoundError as error:
             missing.append(f"{name}: {error.name} is not installed")
     copy = copier(device)
@@ -203,9 +201,9 @@ def main(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     device, results = torch.device(chosen.device), []
     for model in chosen.models:
-        named = parameters(model, device)
-        count = sum(p.numel() for _, p in named)
-        times, first, missing = measure(named, device, chosen.rounds, chosen.only)
+        bert = with_gradients(model, device)
+        count = sum(p.numel() for p in bert.parameters())
+        times, first, missing = measure(bert, device, chosen.rounds, chosen.only)
         machine = machine_record(device, 1)
         results.append({
             "model": model, "parameters": count, "rounds": chosen.rounds, "threads": torch.get_num_threads(),

@@ -5,9 +5,9 @@ from bert_lamb.optim.layerwise import Layerwise
 from bert_lamb.optim.plain import Readings
 from bert_lamb.optim.rows import has_compiler
 from bert_lamb.optim.rule import PRESETS, Preset, Rule
-from bert_lamb.optim.schedules import Schedule, set_lr, square_root_scaled
+from bert_lamb.optim.schedules import Schedule, linear_epoch_warmup, set_lr, square_root_scaled
 
 __all__ = [
     "LARS", "PRESETS", "Lamb", "Lars", "Layerwise", "Preset", "Readings", "Rule", "Schedule", "decay_groups",
-    "has_compiler", "set_lr", "square_root_scaled",
+    "has_compiler", "linear_epoch_warmup", "set_lr", "square_root_scaled",
 ]  # fmt: skip

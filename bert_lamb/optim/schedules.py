@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step."""
+"""Learning rates as pure functions of the step. Formulas, sources and figures: docs/schedules.md."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,11 @@ from torch.optim import Optimizer
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up from 0, then polynomial decay to 0 at `total_steps`.
+    """Linear warm-up from 0, a hold at the peak, then polynomial decay to 0 at `total_steps`.
 
-    decay_origin "start": the decay counts from step 0, so that after the warm-up the factor drops from 1 to
-    (1 - warmup / total)^power, as google-research/bert's and NVIDIA's code do; "warmup_end": it counts from the peak.
+    decay_origin "start": the decay counts from step 0, so that after warm-up and hold the factor drops from 1 to
+    (1 - (warmup + hold) / total)^power, as google-research/bert's and NVIDIA's code do; "warmup_end": it counts from
+    the end of warm-up and hold, without a drop. LANS (arXiv 2006.13484): hold_steps > 0, power 1, "warmup_end".
     """
 
     peak_lr: float
@@ -19,19 +20,30 @@ class Schedule:
     decay_power: float = 1.0
     decay_origin: str = "start"
     first_step: int = 0  # steps done before, where one schedule spans two phases
+    hold_steps: int = 0
 
     def __call__(self, step: int) -> float:
         """The learning rate of the update that follows `step` updates of this phase."""
-        t = step + self.first_step
+        t, peak_until = step + self.first_step, self.warmup_steps + self.hold_steps
         if t < self.warmup_steps:
             return self.peak_lr * t / self.warmup_steps
-        since = 0 if self.decay_origin == "start" else self.warmup_steps
+        if t < peak_until:
+            return self.peak_lr
+        since = 0 if self.decay_origin == "start" else peak_until
         return self.peak_lr * max(0.0, 1 - (t - since) / (self.total_steps - since)) ** self.decay_power
 
 
 def square_root_scaled(base_lr: float, base_batch: int, batch: int) -> float:
     """The paper's untuned rule: the learning rate grows with the square root of the batch."""
     return base_lr * (batch / base_batch) ** 0.5
+
+
+def linear_epoch_warmup(base_sequences: float, base_batch: int, batch: int) -> int:
+    """The paper's untuned rule: the epochs of warm-up grow with the batch. Returns steps: as many at any batch.
+
+    base_sequences: read during warm-up at base_batch.
+    """
+    return round(base_sequences * (batch / base_batch) / batch)
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

@@ -1,5 +1,13 @@
 from bert_lamb.settings.checks import SettingsError, setting_problems, without_effect
-from bert_lamb.settings.command import command, conf_dir, read_settings, register_schema, settings_yaml, to_settings
+from bert_lamb.settings.command import (
+    command,
+    conf_dir,
+    phase_steps,
+    read_settings,
+    register_schema,
+    settings_yaml,
+    to_settings,
+)
 from bert_lamb.settings.recipe import (
     RECIPE_PARTS,
     as_dict,
@@ -42,6 +50,7 @@ __all__ = [
     "difference",
     "finetune_recipe",
     "leaves",
+    "phase_steps",
     "read_settings",
     "recipe",
     "recipe_hash",

@@ -52,6 +52,7 @@ AT_LEAST = {  # key: smallest value that makes sense
     "inspect.sequence": 0,
     "inspect.step": 0,
 }
+SCHEDULE = ("peak_lr", "warmup_steps", "lr_batch", "lr_rule", "hold_steps", "decay_power", "decay_origin")  # of a phase
 MOST_MASKED = 0.5  # the shortest sequence, [CLS] a [SEP] b [SEP], then still has enough tokens that are not special
 SHARES = ("data.heldout_share", "data.short_share", "data.max_reject_share", "model.dropout",
           "model.attention_dropout", "finetune.dropout", "finetune.warmup_share")  # fmt: skip
@@ -168,7 +169,7 @@ def _phases(s: Settings) -> Iterator[str]:
             yield from (
                 f"phase2.{name}={getattr(phase, name)} has no effect while handover.schedule=continue: set it to "
                 "null, or handover.schedule=rewarm"
-                for name in ("peak_lr", "warmup_steps", "decay_power", "decay_origin")
+                for name in SCHEDULE
                 if getattr(phase, name) is not None
             )
             continue
@@ -176,10 +177,11 @@ def _phases(s: Settings) -> Iterator[str]:
 
 
 def _schedule(phase: PhaseSettings, key: str, total: int) -> Iterator[str]:
-    peak, warmup, power, origin = phase.peak_lr, phase.warmup_steps, phase.decay_power, phase.decay_origin
-    if peak is None or warmup is None or power is None or origin is None:
-        names = ("peak_lr", "warmup_steps", "decay_power", "decay_origin")
-        for name in names:
+    peak, warmup, hold = phase.peak_lr, phase.warmup_steps, phase.hold_steps
+    power, origin, batch, rule = phase.decay_power, phase.decay_origin, phase.lr_batch, phase.lr_rule
+    if (peak is None or warmup is None or hold is None
+            or power is None or origin is None or batch is None or rule is None):  # fmt: skip
+        for name in SCHEDULE:
             if getattr(phase, name) is None:
                 yield f"{key}.{name}=null: a value is needed where the phase has its own schedule"
         return
@@ -189,6 +191,12 @@ def _schedule(phase: PhaseSettings, key: str, total: int) -> Iterator[str]:
         yield f"{key}.decay_power={power}: must be above 0; 1 is linear"
     if origin not in ("start", "warmup_end"):
         yield f"{key}.decay_origin={origin}: choose one of start, warmup_end"
+    if rule not in ("given", "untuned"):
+        yield f"{key}.lr_rule={rule}: choose one of given, untuned"
+    if batch < 1:
+        yield f"{key}.lr_batch={batch}: must be at least 1; the batch that {key}.peak_lr is meant for"
+    if hold < 0 or 0 <= warmup < total <= warmup + hold:
+        yield f"{key}.hold_steps={hold} does not fit: choose 0 to {max(0, total - 1 - warmup)}"
     if not 0 <= warmup < total:
         yield f"{key}.warmup_steps={warmup} does not fit a schedule of {total} steps: choose 0 to {total - 1}"
 

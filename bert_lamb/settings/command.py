@@ -31,8 +31,19 @@ def conf_dir() -> Path:
 
 
 def register_schema() -> None:
-    """Makes the dataclasses known to Hydra, so that an unknown key or a wrong type stops the composition."""
+    """Makes known to Hydra the dataclasses, so that an unknown key or a wrong type stops it, and `phase_steps`."""
     ConfigStore.instance().store(name="settings_schema", node=Settings)
+    OmegaConf.register_new_resolver("phase_steps", phase_steps, replace=True)
+
+
+def phase_steps(number: int, sequences: int, phase1_share: float, global_batch: int) -> int:
+    """Steps of phase 1 or 2 where both read so many sequences in batches of one size.
+
+    Half a step goes to phase 1: arXiv 1904.00962 has 15,625 = 14,063 + 1,562.
+    """
+    total = round(sequences / max(1, global_batch))  # a batch of 0 is told of by the checks
+    first = int(phase1_share * total + 0.5)
+    return first if number == 1 else total - first
 
 
 def to_settings(config: DictConfig, check: Check | None = None) -> Settings:

@@ -74,8 +74,8 @@ class OptimizerSettings:
     norm: float | None = None  # 1, 2 or inf: of weights and update in the trust ratio
     phi_bounds: list[float] | None = None  # [lower, upper] of the weights' norm in the trust ratio
     ratio_bounds: list[float] | None = None  # [lower, upper] of the trust ratio
-    no_decay: list[str] = MISSING  # parts of parameter names left out of weight decay
-    no_adapt: list[str] = MISSING  # parts of parameter names left out of the trust ratio
+    no_decay: list[str] = MISSING  # left out of weight decay: "bias", "norm" (by module type) or parts of names
+    no_adapt: list[str] = MISSING  # left out of the trust ratio, likewise
 
 
 @dataclass
@@ -85,10 +85,14 @@ class PhaseSettings:
     seq_len: int = MISSING  # longest sequence in tokens, [CLS] and [SEP] included
     global_batch: int = MISSING  # sequences per optimizer step, over all devices
     steps: int = MISSING  # optimizer steps
-    peak_lr: float | None = MISSING  # learning rate at the end of warm-up; null where phase 1's schedule continues
-    warmup_steps: int | None = MISSING  # linear from 0; null where phase 1's schedule continues
-    decay_power: float | None = MISSING  # of the polynomial decay to 0; null where phase 1's schedule continues
-    decay_origin: str | None = MISSING  # "start": the decay counts from step 0; "warmup_end": from the peak
+    # Its schedule; every key below is null where phase 1's continues.
+    peak_lr: float | None = MISSING  # learning rate at the end of warm-up, for batches of lr_batch
+    warmup_steps: int | None = MISSING  # linear from 0
+    lr_batch: int | None = MISSING  # sequences: the global batch that peak_lr and warmup_steps are meant for
+    lr_rule: str | None = MISSING  # "given": both as they stand; "untuned": from lr_batch to global_batch by the paper
+    hold_steps: int | None = MISSING  # at the peak, between warm-up and decay
+    decay_power: float | None = MISSING  # of the polynomial decay to 0
+    decay_origin: str | None = MISSING  # "start": the decay counts from step 0; "warmup_end": from the end of the peak
 
 
 @dataclass
