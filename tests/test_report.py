@@ -244,7 +244,7 @@ def test_summary_shows_what_differs(tmp_path):
     lines = summary([*paths, tmp_path / "never-began"]).splitlines()
     differing = "optimizer.preset | optimizer.no_adapt | phase1.peak_lr"
     assert lines[0] == f"| run | {differing} | MLM loss | held-out MLM loss | F1 | EM |"
-    assert lines[2] == "| a | paper | ['bias', 'LayerNorm'] | 0.01 | 4.000 | 4.250 | 92.51 | 90.51 |"
+    assert lines[2] == "| a | paper | ['bias', 'norm'] | 0.01 | 4.000 | 4.250 | 92.51 | 90.51 |"
     assert lines[3] == "| b | adamw | [] | 0.002 | 4.000 | 4.250 | - | - |"
     assert lines[4] == "| never-began | - | - | - | - | - | - | - |"
     assert summary([]).splitlines()[0] == "| run | MLM loss | held-out MLM loss | F1 | EM |"
