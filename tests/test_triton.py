@@ -80,7 +80,7 @@ def test_bf16_gradients(param: torch.dtype) -> None:
     x, g = (torch.randn(700, generator=draw).to(DEVICE) for _ in range(2))
     found = []
     for path in (fused.update, plain.update):
-        p, m, v, t = x.to(param), torch.zeros_like(x), torch.zeros_like(x), torch.zeros((), device=DEVICE)
+        p, m, v, t = x.to(param, copy=True), torch.zeros_like(x), torch.zeros_like(x), torch.zeros((), device=DEVICE)
         one, finite = torch.ones((), device=DEVICE), torch.ones((), device=DEVICE, dtype=torch.bool)
         path([p], [g.bfloat16()], [m], [v], [t], 0.01, PRESETS["paper"].rule, one, finite)
         found.append((p, m, v, t))
