@@ -148,7 +148,7 @@ def measure(
     return times, first, missing
 
 
-def rows(times: dict[str, list[float]], count: int) -> Iterator[dict[str, Any]]:
+def rows(times: dict[str, list[float]]) -> Iterator[dict[str, Any]]:
     """A row for each, fastest first: median and quartiles of milliseconds, bytes a parameter at the copy's speed."""
     floor = statistics.median(times["copy"])
     reference = statistics.median(times[REFERENCE]) if REFERENCE in times else None
@@ -211,7 +211,7 @@ def main(arguments: list[str]) -> None:
             "commit": str(machine["commit"])[:8],
             "device": machine["device"], "cores": machine["cores"], "torch": torch.__version__,
             "first_step_s": first, "missing": missing,
-            "rows": list(rows(times, count)),
+            "rows": list(rows(times)),
         })  # fmt: skip
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     chosen.out.write_text(page(results))
