@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
 PAGES += sorted((ROOT / "docs").rglob("*.md")) + sorted((ROOT / "conf").rglob("*.yaml"))
 GAP = r"(?:[ ]|\n#?[ ]*)+"  # commands may be wrapped, also in a comment
 ARGUMENT = r"[\w.@/+~-]+=(?:'[^']*'|[^\s`'|)]*)"
-COMMAND = re.compile(rf"(?:`|[ ]{{3,}}|[Rr]un:?[ ]+)((?:make{GAP}[a-z]+|python -m [\w.]+)(?:{GAP}{ARGUMENT})*)")
+COMMAND = re.compile(rf"(?:`|[ ]{{3,}}|[Rr]un:?[ ]+)((?:make{GAP}[a-z-]+|python -m [\w.]+)(?:{GAP}{ARGUMENT})*)")
 
 
 def documented() -> list[tuple[str, str]]:
