@@ -13,7 +13,8 @@ SETTINGS = experiment=$(EXPERIMENT) $(if $(RUN),run.name=$(RUN)) $(if $(DEVICES)
 STAGE = @$(PY) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect bench study figures test check
+.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect bench bench-optim study figures
+.PHONY: test test-triton check mutants
 
 help: ## this list
 	@echo "targets:"; awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +25,7 @@ install: $(VENV)/installed ## environment in .venv with everything pinned
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[all,dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) --no-deps timm # its torchvision would replace torch
 	@touch $@
 
 pretrain: install ## raw text to F1: prepare, pretrain (two phases), fine-tune, report
@@ -72,3 +74,14 @@ check: install ## lint, format and types
 
 test: check ## all tests that need neither root nor GPU
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+
+test-triton: install ## Triton's kernels by its interpreter, from a folder of its own (188 MB; docs/optimizers.md)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps --upgrade --target build/triton triton==3.6.0
+	@OMP_NUM_THREADS=1 TRITON_INTERPRET=1 PYTHONPATH=build/triton $(PY) -m pytest tests/test_triton.py
+
+bench-optim: install ## time of an optimizer's step beside others' (docs/results/optim.md)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[bench]'
+	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=34359738368 $(PY) -m bert_lamb.bench.optim $(ARGS)
+
+mutants: install ## plants mistakes in the optimizer, one at a time: each must turn its tests red
+	@$(PY) tests/mutants.py

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from bert_lamb.data.order import Order
 from bert_lamb.data.packing import SpecialIds
 from bert_lamb.data.vocabulary import VOCABULARY, continuation_pieces, read_vocabulary
 from bert_lamb.model import build_bert, pretraining_losses
-from bert_lamb.optim import PRESETS, Lamb, decay_groups
+from bert_lamb.optim import LARS, PRESETS, Lamb, Lars, decay_groups, has_compiler
 from bert_lamb.parallel import Single
 from bert_lamb.run import (
     Dashboard,
@@ -62,8 +61,8 @@ class Assembly:
         bert.to(device=strategy.device, dtype=PRECISIONS[s.hardware.precision])  # type: ignore[call-arg]
         self.bert = bert.train()
         self.parameters = list(self.bert.parameters())
-        self.optimizer = make_optimizer(self.bert, s.optimizer)
         self.compiled = should_compile(s.hardware.compile, strategy.device)
+        self.optimizer = make_optimizer(self.bert, s.optimizer, self.compiled)
         self._losses: Callable[..., LossSums] = pretraining_losses
         if self.compiled:
             self._losses = torch.compile(pretraining_losses, dynamic=False)
@@ -213,24 +212,24 @@ class Assembly:
         return "eager step" + (": no C++ compiler found" if wanted == "auto" else "")
 
 
-def make_optimizer(bert: torch.nn.Module, o: OptimizerSettings) -> Lamb:
-    """The preset, with the settings' own values where they are given."""
-    values = dict(PRESETS[o.preset])
-    adapt = values.pop("adapt", True)
-    betas = values["betas"]
-    values["betas"] = (o.beta1 if o.beta1 is not None else betas[0], o.beta2 if o.beta2 is not None else betas[1])
-    for name in ("eps", "weight_decay", "bias_correction", "max_grad_norm"):
-        if getattr(o, name) is not None:
-            values[name] = getattr(o, name)
-    groups = decay_groups(bert, values.pop("weight_decay"), adapt, o.no_decay, o.no_adapt)
-    return Lamb(groups, lr=0.0, **values)
+def make_optimizer(bert: torch.nn.Module, o: OptimizerSettings, compiled: bool) -> Lamb | Lars:
+    """The preset, with the settings' own values where they are given. Not compiled: nothing of its step is either."""
+    names = ("eps", "bias_correction", "grad_averaging", "max_grad_norm", "norm", "phi_bounds", "ratio_bounds")
+    given: dict[str, Any] = {name: getattr(o, name) for name in names if getattr(o, name) is not None}
+    rule = (LARS if o.preset == "lars" else PRESETS[o.preset]).rule
+    weight_decay = rule.weight_decay if o.weight_decay is None else o.weight_decay
+    groups = decay_groups(bert, weight_decay, bool(rule.adapt), o.no_decay, o.no_adapt)
+    beta1, beta2 = (b if own is None else own for b, own in zip(rule.betas, (o.beta1, o.beta2), strict=True))
+    if o.preset == "lars":
+        return Lars(groups, lr=0.0, momentum=beta1, **given)
+    return Lamb(groups, lr=0.0, preset=o.preset, betas=(beta1, beta2), foreach=None if compiled else True, **given)
 
 
 def should_compile(wanted: str, device: torch.device) -> bool:
     """ "auto": on a GPU always, on a CPU where a C++ compiler is at hand."""
     if wanted != "auto":
         return wanted == "on"
-    return device.type == "cuda" or any(shutil.which(c) for c in (os.environ.get("CXX") or "g++", "g++", "clang++"))
+    return device.type == "cuda" or has_compiler()
 
 
 def make_deterministic() -> None:

@@ -7,7 +7,11 @@ from bert_lamb.model import training_flops
 from bert_lamb.optim import Schedule, linear_epoch_warmup, square_root_scaled
 from bert_lamb.settings import PhaseSettings, Settings
 
-OPTIMIZER_WORDS = {"paper": "LAMB as in the paper", "google": "LAMB as the authors' code", "adamw": "AdamW"}
+OPTIMIZER_WORDS = {
+    "paper": "LAMB as in the paper", "google": "LAMB as the authors' code", "apex": "LAMB as apex's FusedLAMB",
+    "nvlamb": "LAMB as apex's NVLAMB", "nlamb": "N-LAMB", "nnlamb": "NN-LAMB", "lans": "LANS", "lars": "LARS",
+    "adamw": "AdamW",
+}  # fmt: skip
 FAR_BELOW = 4  # times: the square-root rule then asks for half the learning rate (why 4: docs/schedules.md)
 
 

@@ -5,10 +5,10 @@ from typing import Any
 from bert_lamb.budget import budget, budget_text
 from bert_lamb.data.manifest import read_manifest
 from bert_lamb.data.store import StoreError
-from bert_lamb.optim import PRESETS
+from bert_lamb.optim import LARS, PRESETS
 from bert_lamb.parallel import device_count
 from bert_lamb.run import data_folder
-from bert_lamb.settings import RECIPE_PARTS, Settings, as_dict, command, leaves, source_of
+from bert_lamb.settings import RECIPE_PARTS, Settings, as_dict, command, leaves, source_of, without_effect
 
 
 @command
@@ -34,10 +34,13 @@ def _shown(s: Settings, name: str, value: Any) -> str:
     part, _, leaf = name.partition(".")
     if part != "optimizer" or value is not None:
         return str(value)
-    preset = PRESETS[s.optimizer.preset]
+    preset = LARS if s.optimizer.preset == "lars" else PRESETS[s.optimizer.preset]
+    if leaf in without_effect(s.optimizer.preset):
+        return "not used"
     if leaf.startswith("beta"):
-        return str(preset["betas"][int(leaf[-1]) - 1])
-    return str(preset[leaf])
+        return str(preset.rule.betas[int(leaf[-1]) - 1])
+    value = preset.max_grad_norm if leaf == "max_grad_norm" else getattr(preset.rule, leaf)
+    return "none" if value is None else str(value)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from bert_lamb.optim import square_root_scaled
 from bert_lamb.settings import conf_dir, register_schema
 
 ROOT = Path(__file__).parents[1]
@@ -17,7 +18,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
 PAGES += sorted((ROOT / "docs").rglob("*.md")) + sorted((ROOT / "conf").rglob("*.yaml"))
 GAP = r"(?:[ ]|\n#?[ ]*)+"  # commands may be wrapped, also in a comment
 ARGUMENT = r"[\w.@/+~-]+=(?:'[^']*'|[^\s`'|)]*)"
-COMMAND = re.compile(rf"(?:`|[ ]{{3,}}|[Rr]un:?[ ]+)((?:make{GAP}[a-z]+|python -m [\w.]+)(?:{GAP}{ARGUMENT})*)")
+COMMAND = re.compile(rf"(?:`|[ ]{{3,}}|[Rr]un:?[ ]+)((?:make{GAP}[a-z-]+|python -m [\w.]+)(?:{GAP}{ARGUMENT})*)")
 
 
 def documented() -> list[tuple[str, str]]:
@@ -65,3 +66,10 @@ def compose_all(overrides: list[str]) -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         for one in swept or [None]:
             compose("config", fixed + ([one] if one else []))
+
+
+def test_learning_rates_to_start_from_are_the_rule():
+    rows = re.findall(r"^\| ([\d,]+) \| (\d\.\d\de-\d) \|", (ROOT / "docs/optimizers.md").read_text(), re.MULTILINE)
+    assert [int(batch.replace(",", "")) for batch, _ in rows] == [256 * 2**k for k in range(9)]
+    for batch, rate in rows:
+        assert f"{square_root_scaled(5e-3, 32768, int(batch.replace(',', ''))):.2e}" == rate.replace("e-", "e-0")

@@ -1,5 +1,13 @@
 from bert_lamb.optim.groups import decay_groups
-from bert_lamb.optim.lamb import PRESETS, Lamb
+from bert_lamb.optim.lamb import Lamb
+from bert_lamb.optim.lars import LARS, Lars
+from bert_lamb.optim.layerwise import Layerwise
+from bert_lamb.optim.plain import Readings
+from bert_lamb.optim.rows import has_compiler
+from bert_lamb.optim.rule import PRESETS, Preset, Rule
 from bert_lamb.optim.schedules import Schedule, linear_epoch_warmup, set_lr, square_root_scaled
 
-__all__ = ["PRESETS", "Lamb", "Schedule", "decay_groups", "linear_epoch_warmup", "set_lr", "square_root_scaled"]
+__all__ = [
+    "LARS", "PRESETS", "Lamb", "Lars", "Layerwise", "Preset", "Readings", "Rule", "Schedule", "decay_groups",
+    "has_compiler", "linear_epoch_warmup", "set_lr", "square_root_scaled",
+]  # fmt: skip

@@ -1,145 +1,131 @@
-"""LAMB (Algorithm 2, arXiv 1904.00962), plain: this file is the definition that every faster path must equal.
+"""LAMB (arXiv 1904.00962) as a torch optimizer. The mathematics: plain.py; the switches and presets: rule.py."""
 
-For each parameter tensor x with gradient g, at its own step t:
-
-    m = beta1 m + (1 - beta1) g
-    v = beta2 v + (1 - beta2) g^2
-    r = m' / (sqrt(v') + eps)          m' = m / (1 - beta1^t), v' = v / (1 - beta2^t) with bias correction, else m, v
-    u = r + weight_decay x
-    x = x - lr * ratio * u             ratio = |x| / |u| where the tensor is adapted and neither norm is 0, else 1
-
-Without adaptation this is AdamW (Loshchilov and Hutter 2019), so the baseline shares every line.
-Departures from Algorithm 2: none in the preset `paper`, which takes phi(z) = z.
-"""
-
+import importlib.util
+import os
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import asdict
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
-PRESETS: dict[str, dict[str, Any]] = {
-    # Algorithm 2 of arXiv 1904.00962v5; eps and weight decay from the authors' code.
-    "paper": dict(betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01, bias_correction=True, max_grad_norm=None),
-    # google-research/albert optimization.py: no bias correction, global norm clipped to 1 before LAMB.
-    "google": dict(betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01, bias_correction=False, max_grad_norm=1.0),
-    # google-research/bert optimization.py: the paper's AdamW baseline. Adaptation off.
-    "adamw": dict(betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01, bias_correction=False, max_grad_norm=1.0,
-                  adapt=False),
-}  # fmt: skip
+from bert_lamb.optim import plain, rows
+from bert_lamb.optim.layerwise import Batch, Layerwise
+from bert_lamb.optim.plain import Readings
+from bert_lamb.optim.rule import PRESETS, Rule
+from bert_lamb.optim.sharded import Formula, is_dtensor
+
+Path = Callable[..., Readings]  # with the signature of plain.update
 
 
-class Lamb(torch.optim.Optimizer):
+class Switches(TypedDict, total=False):
+    """What may differ from the preset; rule.Rule says what each is. All but max_grad_norm may differ by group."""
+
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    bias_correction: str
+    grad_averaging: bool
+    adapt: bool | str
+    norm: float
+    phi_bounds: tuple[float, float] | None
+    ratio_bounds: tuple[float, float] | None
+    variant: str
+    maximize: bool
+    max_grad_norm: float | None  # scales gradients so that their L2 norm over all groups is at most this
+
+
+class Lamb(Layerwise):
     """Layer-wise adaptive moments for batch training.
 
     Args:
         params: tensors, or groups with their own `lr`, `weight_decay`, `adapt` and so on (see `decay_groups`).
-        lr: learning rate.
-        betas, eps, weight_decay: as above. Decay is added to the update, before the trust ratio.
-        bias_correction: divide the moments by 1 - beta^t.
-        max_grad_norm: scale gradients so that their norm over all groups is at most this; None: no clipping.
-        adapt: multiply updates by the trust ratio.
-        maximize: ascend.
+        lr: learning rate, a number or a 0-dim tensor.
+        preset: a name of PRESETS; "paper" is Algorithm 2 with bias correction.
+        foreach, fused: as torch's optimizers name them. fused: two kernels for all tensors, of Triton on CUDA, of
+            torch.compile on a CPU; its first step takes seconds. foreach: the same passes without a compiler. Both
+            None: fused where it fits (on a CPU: a C++ compiler and a group of 4 M parameters), else foreach; else and
+            at False: the plain definition. All paths give the same update, to rounding.
+        capturable: taken because torch's optimizers take it; every path can be captured in a CUDA graph as it is
+            (give `lr` as a tensor where it changes).
+        switches: what differs from the preset: betas, eps, weight_decay, bias_correction, grad_averaging, adapt, norm,
+            phi_bounds, ratio_bounds, variant, maximize (see `Rule`), and max_grad_norm.
+
+    After a step: `grad_norm`, `step_was_finite`, `steps_not_finite`, `trust_ratios`, `readings`, all on the device.
 
     `p.grad` is never changed. Moments are fp32, or the parameter's type where that is wider. A step whose gradient is
     not finite changes nothing and is counted. State keys are those of torch's AdamW: step, exp_avg, exp_avg_sq.
     """
 
+    MOMENTS = ("exp_avg", "exp_avg_sq")
+
     def __init__(
-        self, params: Iterable, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
-        weight_decay: float = 0.01, *, bias_correction: bool = True, max_grad_norm: float | None = None,
-        adapt: bool = True, maximize: bool = False,
+        self, params: Iterable, lr: float | Tensor = 1e-3, preset: str = "paper", *, foreach: bool | None = None,
+        fused: bool | None = None, capturable: bool = False, **switches: Unpack[Switches],
     ) -> None:  # fmt: skip
-        if max_grad_norm is not None and not max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm={max_grad_norm}: must be above 0, or None for no clipping")
-        if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1):
-            raise ValueError(f"betas={betas}: each must be in [0, 1)")
-        for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
-            if not value >= 0:  # NaN included
-                raise ValueError(f"{name}={value}: must not be negative")
-        self.max_grad_norm = max_grad_norm
-        defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, bias_correction=bias_correction,
-                        adapt=adapt, maximize=maximize)  # fmt: skip
-        super().__init__(params, defaults)
-        self.grad_norm: Tensor | None = None  # of the last step, before clipping, over all groups
-        self.step_was_finite: Tensor | None = None  # 0-dim bool: False when the last step changed nothing
-        self.trust_ratios: dict[Tensor, Tensor] = {}  # of the last step, by parameter; 1 where not adapted
+        if preset not in PRESETS:
+            raise ValueError(f"preset={preset!r}: choose one of {', '.join(PRESETS)}")
+        if foreach and fused:
+            raise ValueError("foreach=True with fused=True: choose one, or leave both at None")
+        chosen = PRESETS[preset]
+        unknown = switches.keys() - Switches.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"Lamb has no setting {min(unknown)!r}; there are {', '.join(Switches.__annotations__)}")
+        defaults = {"lr": lr, **asdict(chosen.rule), **switches}
+        max_grad_norm = defaults.pop("max_grad_norm", chosen.max_grad_norm)
+        super().__init__(
+            params, defaults | {"foreach": foreach, "fused": fused, "capturable": capturable}, max_grad_norm
+        )
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update; nothing is written where the gradient's norm is not finite."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        pairs = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        for _, p in pairs:
-            if p.grad.is_sparse or torch.is_complex(p):
-                raise ValueError("Lamb takes dense, real gradients: trust ratios need whole norms")
-        self.grad_norm = _global_norm([p.grad for _, p in pairs])
-        self.step_was_finite = torch.isfinite(self.grad_norm)
-        scale = torch.ones_like(self.grad_norm)
-        if self.max_grad_norm is not None:
-            scale = (self.max_grad_norm / self.grad_norm).clamp(max=1.0)
-        for group, p in pairs:
-            self._update(group, p, scale, self.step_was_finite)
-        return loss
+    def update(self, batches: list[Batch], scale: Tensor, finite: Tensor) -> list[Readings]:
+        parted = [batch for batch in batches if is_dtensor(batch.params[0])]
+        of_parts = iter(super().update(parted, scale, finite))
+        return [
+            next(of_parts) if is_dtensor(batch.params[0]) else self._whole(batch, scale, finite) for batch in batches
+        ]
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """torch's, which narrows moments to their parameter's type: here they keep their own."""
-        super().load_state_dict(state_dict)
-        saved = (i for group in state_dict["param_groups"] for i in group["params"])
-        for p, i in zip((p for group in self.param_groups for p in group["params"]), saved, strict=True):
-            for name, value in state_dict["state"].get(i, {}).items():
-                self.state[p][name] = value.detach().to(p.device, copy=True)
+    def _whole(self, batch: Batch, scale: Tensor, finite: Tensor) -> Readings:
+        device = batch.params[0].device
+        return choose_path(batch)(
+            batch.params, batch.grads, batch.state("exp_avg"), batch.state("exp_avg_sq"), batch.state("step"),
+            batch.group["lr"], Rule.of(batch.group), scale.to(device), finite.to(device),
+        )  # fmt: skip
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies: torch's knows nothing of what this class added."""
-        own: dict[str, Any] = {
-            "max_grad_norm": self.max_grad_norm,
-            "grad_norm": None,
-            "step_was_finite": None,
-            "trust_ratios": {},
-        }
-        return super().__getstate__() | own
-
-    def _update(self, group: dict[str, Any], p: Tensor, scale: Tensor, finite: Tensor) -> None:
-        state = self.state[p]
-        wide = torch.promote_types(p.dtype, torch.float32)
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
-            state["exp_avg"] = torch.zeros_like(p, dtype=wide)
-            state["exp_avg_sq"] = torch.zeros_like(p, dtype=wide)
-        (beta1, beta2), lr = group["betas"], group["lr"]
-        assert p.grad is not None
-        x = p.to(wide)
-        g = p.grad.to(wide) * scale.to(wide)
-        if group["maximize"]:
-            g = -g
-
-        t = state["step"] + 1
-        m = torch.lerp(state["exp_avg"], g, 1 - beta1)
-        v = beta2 * state["exp_avg_sq"] + (1 - beta2) * g * g
-        if group["bias_correction"]:
-            t64 = t.to(torch.float64)
-            r = (m / (1 - beta1**t64).to(wide)) / ((v / (1 - beta2**t64).to(wide)).sqrt() + group["eps"])
-        else:
-            r = m / (v.sqrt() + group["eps"])
-        u = r + group["weight_decay"] * x
-        ratio = torch.ones((), dtype=wide, device=p.device)
-        if group["adapt"]:
-            x_norm, u_norm = torch.linalg.vector_norm(x), torch.linalg.vector_norm(u)
-            ratio = torch.where((x_norm > 0) & (u_norm > 0), x_norm / u_norm, ratio)
-        x = x - lr * ratio * u
-
-        state["step"].copy_(torch.where(finite, t, state["step"]))
-        state["exp_avg"].copy_(torch.where(finite, m, state["exp_avg"]))
-        state["exp_avg_sq"].copy_(torch.where(finite, v, state["exp_avg_sq"]))
-        p.copy_(torch.where(finite, x, p))
-        self.trust_ratios[p] = ratio
+    def formula(
+        self, group: dict[str, Any], x: Tensor, g: Tensor, g_norm: Tensor, state: dict[str, Tensor]
+    ) -> Formula:  # fmt: skip
+        """For tensors of which a rank holds a part; from the same lines as the plain path."""
+        rule, t = Rule.of(group), state["step"] + 1
+        if rule.variant == "lans":
+            g = plain.over_norm(g, g_norm)
+        m, v, updates = plain.directions(x, g, state["exp_avg"], state["exp_avg_sq"], t, rule)
+        return Formula({"exp_avg": m, "exp_avg_sq": v}, updates, plain.corrected_lr(group["lr"], t, rule))
 
 
-def _global_norm(gradients: list[Tensor]) -> Tensor:
-    """Norm over all gradients, in fp32 or wider; not finite exactly where a gradient is not (or overflows)."""
-    norms = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
-    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+def choose_path(batch: Batch) -> Path:
+    """The one place where the arithmetic is chosen; `foreach` and `fused` of the group as torch means them."""
+    foreach, fused, kind = batch.group["foreach"], batch.group["fused"], batch.params[0].device.type
+    if foreach is None and fused is None:
+        if torch.compiler.is_compiling():  # whoever compiles the step has one graph of the definition
+            return plain.update
+        large = sum(p.numel() for p in batch.params) >= rows.WORTH_COMPILING
+        fused = has_triton() if kind == "cuda" else kind == "cpu" and large and rows.has_compiler()
+        foreach = not fused
+    if fused and (kind == "cuda" or interpreted()):
+        from bert_lamb.optim import fused as triton_path  # triton comes with torch's CUDA builds only
+
+        return triton_path.update
+    if fused:
+        if kind != "cpu" or not rows.has_compiler():
+            raise RuntimeError(f"fused=True on {kind}: needs CUDA, or a CPU and a C++ compiler; leave it at None")
+        return rows.compiled_update
+    return rows.update if foreach else plain.update
+
+
+def has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def interpreted() -> bool:
+    """Whether Triton's kernels run on CPU tensors: how they are tested without a GPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1" and has_triton()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bert_lamb.batch import Denominators, LossSums, PackedBatch
 from bert_lamb.files import drop_half_line
-from bert_lamb.optim import Lamb
+from bert_lamb.optim import Layerwise
 from bert_lamb.parallel import Single
 from bert_lamb.run.folder import RunFolder
 from bert_lamb.run.progress import Progress
@@ -114,7 +114,7 @@ class MetricsLog:
             self._file = path.open("a")
 
     def step(
-        self, progress: Progress, counts: Denominators, totals: StepTotals, optimizer: Lamb, seconds: float,
+        self, progress: Progress, counts: Denominators, totals: StepTotals, optimizer: Layerwise, seconds: float,
         heldout: dict[str, float],
     ) -> None:  # fmt: skip
         """Takes a finished step and writes its line, if due."""
@@ -181,7 +181,7 @@ class MetricsLog:
             heldout, line["learning_rate"], line["tokens"] / line["seconds"], left,
         )  # fmt: skip
 
-    def _skipped(self, progress: Progress, optimizer: Lamb) -> None:
+    def _skipped(self, progress: Progress, optimizer: Layerwise) -> None:
         """Tells of a step without a finite gradient."""
         self._folder.event("skipped", phase=progress.phase, step=progress.step, in_row=progress.skipped_in_row)
         log.warning(

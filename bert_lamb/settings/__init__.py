@@ -1,4 +1,4 @@
-from bert_lamb.settings.checks import SettingsError, setting_problems
+from bert_lamb.settings.checks import SettingsError, setting_problems, without_effect
 from bert_lamb.settings.command import (
     command,
     conf_dir,
@@ -61,4 +61,5 @@ __all__ = [
     "settings_yaml",
     "source_of",
     "to_settings",
+    "without_effect",
 ]

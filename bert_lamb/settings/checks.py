@@ -7,7 +7,9 @@ from bert_lamb.settings.schema import PhaseSettings, Settings
 CHOICES = {
     "data.source": ("sample", "text"),
     "data.txt_document": ("file", "blank_line"),
-    "optimizer.preset": ("paper", "google", "adamw"),
+    "optimizer.preset": ("paper", "google", "apex", "nvlamb", "nlamb", "nnlamb", "lans", "adamw", "lars"),
+    "optimizer.bias_correction": (None, "none", "moments", "learning_rate"),
+    "optimizer.norm": (None, 1, 2, float("inf")),
     "handover.schedule": ("rewarm", "continue"),
     "handover.moments": ("keep", "keep_reset_step", "fresh"),
     "recovery.policy": ("rollback", "stop"),
@@ -97,7 +99,8 @@ def value_of(s: Settings, key: str):
 def _choices(s: Settings) -> Iterator[str]:
     for key, allowed in CHOICES.items():
         if value_of(s, key) not in allowed:
-            yield f"{key}={value_of(s, key)}: choose one of {', '.join(map(str, allowed))}"
+            choices = ("null" if choice is None else str(choice) for choice in allowed)
+            yield f"{key}={value_of(s, key)}: choose one of {', '.join(choices)}"
     for arm in s.finetune.arms:
         if arm not in ("pretrained", "scratch"):
             yield f"finetune.arms has {arm!r}: choose from pretrained, scratch"
@@ -136,7 +139,22 @@ def _optimizer(s: Settings) -> Iterator[str]:
         if value is not None and not value >= 0:
             yield f"optimizer.{name}={value}: must not be negative; null for the preset's own"
     if o.max_grad_norm is not None and not o.max_grad_norm > 0:
-        yield f"optimizer.max_grad_norm={o.max_grad_norm}: must be above 0; null for the preset's own"
+        yield f"optimizer.max_grad_norm={o.max_grad_norm}: must be above 0; null for the preset's own, inf for none"
+    for name, bounds in (("phi_bounds", o.phi_bounds), ("ratio_bounds", o.ratio_bounds)):
+        if bounds is not None and not (len(bounds) == 2 and 0 <= bounds[0] <= bounds[1] and bounds[1] > 0):
+            yield f"optimizer.{name}={bounds}: [lower, upper] with 0 <= lower <= upper, or null for none"
+    if o.bias_correction == "learning_rate" and o.preset in ("nlamb", "nnlamb", "lans"):
+        yield f"optimizer.bias_correction=learning_rate with optimizer.preset={o.preset}: choose moments or none"
+    for name in without_effect(o.preset):
+        if getattr(o, name) is not None:
+            yield f"optimizer.{name}={getattr(o, name)} has no effect with optimizer.preset={o.preset}: set it to null"
+
+
+def without_effect(preset: str) -> tuple[str, ...]:
+    """Settings of the optimizer that this preset's formula does not hold."""
+    if preset == "lars":
+        return ("beta2", "eps", "bias_correction", "grad_averaging")
+    return ("norm", "phi_bounds", "ratio_bounds") if preset == "adamw" else ()
 
 
 def _data(s: Settings) -> Iterator[str]:

@@ -63,13 +63,17 @@ class MaskingSettings:
 class OptimizerSettings:
     """LAMB and its baselines; null means the preset's own value (bert_lamb.optim.PRESETS)."""
 
-    preset: str = MISSING  # paper | google | adamw
+    preset: str = MISSING  # paper | google | apex | nvlamb | nlamb | nnlamb | lans | adamw | lars
     beta1: float | None = None  # decay of the first moment, per step
     beta2: float | None = None  # of the second
     eps: float | None = None  # added to the root of the second moment
     weight_decay: float | None = None  # times the weights, added to the update before the trust ratio
-    bias_correction: bool | None = None
+    bias_correction: str | None = None  # "none", "moments", or "learning_rate" (its factor in the learning rate)
+    grad_averaging: bool | None = None  # the first moment takes (1 - beta1) of a gradient, or all of it
     max_grad_norm: float | None = None  # clip of the global gradient norm before the moments
+    norm: float | None = None  # 1, 2 or inf: of weights and update in the trust ratio
+    phi_bounds: list[float] | None = None  # [lower, upper] of the weights' norm in the trust ratio
+    ratio_bounds: list[float] | None = None  # [lower, upper] of the trust ratio
     no_decay: list[str] = MISSING  # left out of weight decay: "bias", "norm" (by module type) or parts of names
     no_adapt: list[str] = MISSING  # left out of the trust ratio, likewise
 

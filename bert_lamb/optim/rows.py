@@ -1,0 +1,179 @@
+"""LAMB in two passes over rows of numbers: `plain`'s formulas, with its temporaries in the cache or compiled away.
+
+Pass 1 reads weights, gradient and moments, writes the moments and makes the norms; pass 2 reads weights and moments
+and writes the weights. That is 40 bytes a parameter in fp32, the least there is: the update cannot be applied before
+its norm is known. (The variants that look ahead read the gradient twice, LANS three times.)
+
+A tensor is a stack of rows. Small tensors of one length are copied into one stack, a row each; a large one is rows of
+ROW numbers at most. A row's norm is the work of one thread, so the result does not depend on how many there are.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bert_lamb.optim.plain import Readings, corrected_lr, corrections, moments, over_norm, trust_ratio, updates, write
+from bert_lamb.optim.rule import Rule
+
+SMALL = 1 << 16  # numbers: below, a tensor costs more in calls than in work. Also a block of the eager passes
+ROW = 4096  # numbers; 16 KiB in fp32: a row's norm has lost no digits that matter
+MIN_COMPILED_ROW = 16  # numbers; one vector of the widest CPUs
+WORTH_COMPILING = 1 << 22  # numbers in a parameter group: below, a compilation would take long to repay
+
+
+class Stack(NamedTuple):
+    """Rows of one large tensor, or one row for each of several small ones."""
+
+    members: list[int]  # places in the batch
+    columns: list[Tensor]  # weights, gradient and both moments, [R, L] each
+    copied: bool  # else the columns are views of the tensors
+
+    @property
+    def compilable(self) -> bool:
+        """Sizes 0 and 1 would each be a compilation of their own."""
+        rows, length = self.columns[0].shape
+        return not self.copied and rows > 1 and length >= MIN_COMPILED_ROW
+
+
+def update(
+    params: Sequence[Tensor], grads: Sequence[Tensor], exp_avgs: Sequence[Tensor], exp_avg_sqs: Sequence[Tensor],
+    steps: Sequence[Tensor], lr: float | Tensor, rule: Rule, scale: Tensor, finite: Tensor, compiled: bool = False,
+) -> Readings:  # fmt: skip
+    """`plain.update`; compiled: the large tensors' passes go through torch.compile, one kernel each."""
+    stacks = stacked(params, grads, exp_avgs, exp_avg_sqs)
+    numbers = numbers_of(grads, steps, rule, scale.to(exp_avgs[0].dtype))
+    found: dict[int, Tensor] = {}  # a tensor's place: norms of its weights and of each update
+    for stack in stacks:
+        norms = torch.stack(run(first_pass, stack, compiled, numbers, finite, rule), dim=1)
+        if len(stack.members) == 1:
+            norms = torch.linalg.vector_norm(norms, rule.norm, dim=0, keepdim=True)
+        found.update(zip(stack.members, norms.unbind(), strict=True))
+    readings, sizes = sizes_of(torch.stack([found[i] for i in range(len(params))]), steps, lr, rule)
+    numbers = torch.cat([numbers, sizes], dim=1)
+    for stack in stacks:
+        run(second_pass, stack, compiled, numbers, finite, rule)
+        if stack.copied:
+            for tensors, column in zip((params, grads, exp_avgs, exp_avg_sqs), stack.columns, strict=True):
+                if tensors is not grads:
+                    olds = [tensors[place] for place in stack.members]
+                    torch._foreach_copy_(olds, [new.view_as(old) for old, new in zip(olds, column, strict=True)])
+    torch._foreach_add_(list(steps), finite.to(steps[0].dtype))
+    return readings
+
+
+compiled_update = partial(update, compiled=True)  # its first step takes seconds
+
+
+def numbers_of(grads: Sequence[Tensor], steps: Sequence[Tensor], rule: Rule, scale: Tensor) -> Tensor:
+    """What both passes need of each tensor, [n, 6]: the scale, LANS's norm of the gradient, four corrections."""
+    t = torch.stack(list(steps)) + 1
+    scales, g_norms = scale.expand(len(grads)), torch.zeros_like(t, dtype=scale.dtype)
+    if rule.variant == "lans":
+        g_norms = torch.stack([torch.linalg.vector_norm(g, dtype=scale.dtype) for g in grads]) * scales
+    correct = [torch.zeros_like(g_norms) + c for c in corrections(t, scale.dtype, rule)]
+    return torch.stack([scales, g_norms, *correct], dim=1)
+
+
+def sizes_of(norms: Tensor, steps: Sequence[Tensor], lr: float | Tensor, rule: Rule) -> tuple[Readings, Tensor]:
+    """From norms of weights and updates, [n, 1 + U]: the readings, and what each update is multiplied by, [n, U]."""
+    x_norms, *u_norms = norms.unbind(1)
+    ratios = [trust_ratio(x_norms, u_norm, rule) for u_norm in u_norms]
+    lr = corrected_lr(lr, torch.stack(list(steps)) + 1, rule)
+    sizes = torch.stack([(lr * ratio).to(norms.dtype) for ratio in ratios], dim=1)
+    return Readings(ratios[0], x_norms, u_norms[0]), sizes
+
+
+def first_pass(
+    x: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor, finite: Tensor, rule: Rule
+) -> list[Tensor]:  # fmt: skip
+    """Writes the moments. Returns norms of each row's weights, [R], and of each of its updates."""
+    scale, g_norm, *correct = (numbers[:, i : i + 1] for i in range(6))
+    old_m, old_v, x = m, v, x.to(m.dtype)
+    g = g.to(m.dtype) * scale
+    if rule.variant == "lans":
+        g = over_norm(g, g_norm)
+    g, m, v = moments(g, m, v, rule)
+    # `finite` is a column and is used before the norms, not after: so the compiler makes one loop over both
+    m, v = torch.where(finite, m, old_m), torch.where(finite, v, old_v)
+    old_m.copy_(m)
+    old_v.copy_(v)
+    directions = [u for _, u in updates(x, g, m, v, correct, rule)]
+    return [norm_of_rows(z, rule.norm) for z in (x, *directions)]
+
+
+def norm_of_rows(z: Tensor, norm: float) -> Tensor:
+    """[R]. The literal norms are for the compiler, which else compiles powers for any norm."""
+    if norm == 2:
+        return torch.linalg.vector_norm(z, 2, dim=1)
+    return torch.linalg.vector_norm(z, 1 if norm == 1 else float("inf"), dim=1)
+
+
+def second_pass(
+    x: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor, finite: Tensor, rule: Rule
+) -> list[Tensor]:  # fmt: skip
+    """Writes the weights; the moments are the new ones."""
+    scale, g_norm, *correct = (numbers[:, i : i + 1] for i in range(6))
+    new = x.to(m.dtype)
+    g = g.to(m.dtype) * scale
+    if rule.variant == "lans":
+        g = over_norm(g, g_norm)
+    g = -g if rule.maximize else g
+    for i, (share, u) in enumerate(updates(new, g, m, v, correct, rule)):
+        new = new - share * numbers[:, 6 + i : 7 + i] * u
+    write(finite, (x, new))
+    return []
+
+
+def run(
+    function: Callable[..., list[Tensor]], stack: Stack, compiled: bool, numbers: Tensor, finite: Tensor, rule: Rule
+) -> list[Tensor]:  # fmt: skip
+    """A pass over a stack: compiled, at once; else by blocks whose temporaries stay in the cache. numbers: [n, K]."""
+    rows, length = stack.columns[0].shape
+    numbers = numbers[stack.members]
+    numbers = numbers.repeat(rows, 1) if len(stack.members) == 1 else numbers
+    finite = finite.repeat(rows, 1)
+    if compiled and stack.compilable:
+        return through_compiler(function)(*stack.columns, numbers, finite, rule)
+    block = max(1, SMALL // max(1, length))
+    cuts = [slice(i, i + block) for i in range(0, rows, block)]
+    parts = [function(*(c[cut] for c in (*stack.columns, numbers, finite)), rule) for cut in cuts]
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+@cache
+def through_compiler(function: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
+    """One compilation serves tensors of every size."""
+    return torch.compile(function, dynamic=True)
+
+
+def stacked(*columns: Sequence[Tensor]) -> list[Stack]:
+    """Tensors as rows; columns: weights, gradients, moments of each."""
+    stacks: list[Stack] = []
+    small: dict[int, list[int]] = {}
+    for place, tensors in enumerate(zip(*columns, strict=True)):
+        size = tensors[0].numel()
+        if size >= SMALL and all(tensor.is_contiguous() for tensor in tensors):
+            stacks.append(Stack([place], [t.view(-1, row_length(size)).detach() for t in tensors], copied=False))
+        else:
+            small.setdefault(size, []).append(place)
+    for size, places in small.items():
+        copies = [torch.stack([column[i].detach().reshape(size) for i in places]) for column in columns]
+        stacks.append(Stack(places, copies, copied=True))
+    return stacks
+
+
+@cache
+def row_length(size: int) -> int:
+    """The largest divisor up to ROW."""
+    return next(length for length in range(min(ROW, size), 0, -1) if size % length == 0)
+
+
+@cache
+def has_compiler() -> bool:
+    """Whether a C++ compiler is at hand."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "g++", "clang++"))

@@ -1,0 +1,118 @@
+"""Planted mistakes: each is put into a copy of the optimizer, and the conformance kit must turn red.
+
+python tests/mutants.py [NAME ...]     all of them, or those named; exit status 1 where one survives
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+SHARDED = ("test_sharded_optim.py",)  # the kit for mistakes in sharded.py
+KIT = ("test_optim_conformance.py", "test_optim_others.py", "test_lamb.py")
+TIMEOUT_S = 300  # of one run of the kit
+
+
+class Mutant(NamedTuple):
+    file: str  # below bert_lamb/optim
+    right: str  # occurs once in the file
+    wrong: str
+
+
+MUTANTS = {
+    "ascends": Mutant("plain.py", "x = x - lr * share", "x = x + lr * share"),
+    "root left out": Mutant("plain.py", "root = v_hat.sqrt() + eps", "root = v_hat + eps"),
+    "eps inside the root": Mutant("plain.py", "root = v_hat.sqrt() + eps", "root = (v_hat + eps).sqrt()"),
+    "decay outside the update": Mutant("plain.py", "decay = rule.weight_decay * x", "decay = 0 * x"),
+    "decay subtracted": Mutant("plain.py", "decay = rule.weight_decay * x", "decay = -rule.weight_decay * x"),
+    "ratio inverted": Mutant("plain.py", "phi / u_norm, 1.0", "u_norm / phi, 1.0"),
+    "ratio 0 at zero norm": Mutant("plain.py", "phi / u_norm, 1.0)", "phi / u_norm, 0.0)"),
+    "ratio of the moments alone": Mutant(
+        "plain.py", "u_norms = [torch.linalg.vector_norm(u, rule.norm)",
+        "u_norms = [torch.linalg.vector_norm(u - rule.weight_decay * x, rule.norm)",
+    ),
+    "norm over the last axis": Mutant(
+        "plain.py", "x_norm = torch.linalg.vector_norm(x, rule.norm)",
+        "x_norm = torch.linalg.vector_norm(x, rule.norm, dim=-1 if x.ndim else None).amax()",
+    ),
+    "always the L2 norm": Mutant(
+        "plain.py", "x_norm = torch.linalg.vector_norm(x, rule.norm)", "x_norm = torch.linalg.vector_norm(x)"
+    ),
+    "correction one step late": Mutant("plain.py", "beta ** t.to(", "beta ** (t + 1).to("),
+    "correction of m left out": Mutant("plain.py", "m_hat, v_hat = m / c1, v / c2", "m_hat, v_hat = m, v / c2"),
+    "corrections in fp32": Mutant("plain.py", "t.to(torch.float64)", "t.to(torch.float32)"),
+    "corrected rate inverted": Mutant("plain.py", "lr * c2.sqrt() / c1", "lr * c1 / c2.sqrt()"),
+    "betas exchanged": Mutant("plain.py", "beta1, beta2 = rule.betas", "beta2, beta1 = rule.betas"),
+    "second moment of the moment": Mutant("plain.py", "v = beta2 * v + (1 - beta2) * g * g",
+                                          "v = beta2 * v + (1 - beta2) * m * m"),
+    "gradient averaged twice": Mutant("plain.py", "m = beta1 * m + taken(rule) * g",
+                                       "m = beta1 * m + taken(rule) ** 2 * g"),
+    "phi not clipped below": Mutant("plain.py", "x_norm.clamp(*rule.phi_bounds)",
+                                    "x_norm.clamp(max=rule.phi_bounds[1])"),
+    "look-ahead one step behind": Mutant("plain.py", "m_hat = beta1 * m / next1", "m_hat = beta1 * m / c1"),
+    "LANS parts exchanged": Mutant("plain.py", "[(beta1, m_hat / root + decay), (1 - beta1, g",
+                                   "[(1 - beta1, m_hat / root + decay), (beta1, g"),
+    "LANS without normalising": Mutant("plain.py", "torch.where(norm > 0, g / norm, g)", "g"),
+    "apex adapts everything": Mutant("rule.py", "self.weight_decay != 0 if", "True if"),
+    "clips every gradient": Mutant("layerwise.py", ".clamp(max=1.0)", ""),
+    "clips after the moments": Mutant("plain.py", "g = grad.to(exp_avg.dtype) * scale.to(exp_avg.dtype)",
+                                      "g, lr = grad.to(exp_avg.dtype), lr * scale.to(exp_avg.dtype)"),
+    "writes what is not finite": Mutant("plain.py", "old.copy_(torch.where(finite, new, old))", "old.copy_(new)"),
+    "norm of a rank's part": Mutant("sharded.py", "in spread.items()", "in ()"),
+    "parts' norms added": Mutant("sharded.py", "mine = norms.double() ** norm", "mine = norms.double()"),
+    "LARS decays outside": Mutant("lars.py", "(g + rule.weight_decay * x)", "g"),
+}  # fmt: skip
+
+
+def planted(mutant: Mutant) -> str:
+    """The file's text with the mistake. Raises ValueError where the right line is gone or stands twice."""
+    text = (ROOT / "bert_lamb/optim" / mutant.file).read_text()
+    if text.count(mutant.right) != 1:
+        raise ValueError(f"{mutant.file} holds {mutant.right!r} {text.count(mutant.right)} times: change tests/mutants")
+    return text.replace(mutant.right, mutant.wrong)
+
+
+def turns_red(mutant: Mutant | None) -> bool:
+    """Whether the kit fails in a copy of the project with this mistake, or none. A run that fails to start raises."""
+    kit = SHARDED if mutant is not None and mutant.file == "sharded.py" else KIT
+    with tempfile.TemporaryDirectory() as name:
+        copy = Path(name)
+        for part in ("bert_lamb", "tests", "data_prep", "conf", "pyproject.toml"):
+            source = ROOT / part
+            if source.is_dir():
+                shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, copy / part)
+        if mutant is not None:
+            (copy / "bert_lamb/optim" / mutant.file).write_text(planted(mutant))
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
+             "--deselect", "tests/test_lamb.py::test_optim_needs_torch_only",
+             *(f"tests/{part}" for part in kit)],
+            cwd=copy, env=os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"},
+            capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+    if done.returncode not in (0, 1):  # of pytest: all passed; some failed
+        raise RuntimeError(f"the kit did not run:\n{done.stdout}{done.stderr}")
+    return done.returncode == 1
+
+
+def main(names: list[str]) -> int:
+    if turns_red(None):
+        print("the kit is red without any planted mistake: run it by itself")
+        return 1
+    survivors = []
+    for name in names or MUTANTS:
+        red = turns_red(MUTANTS[name])
+        print(f"{'red     ' if red else 'SURVIVES'}  {name}", flush=True)
+        survivors += [] if red else [name]
+    print(f"{len(names or MUTANTS) - len(survivors)} of {len(names or MUTANTS)} planted mistakes turn the kit red")
+    return bool(survivors)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,143 @@
+"""The passes over rows, eager and compiled, where tensors are large: against the definition, and to the bit."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from test_optim_conformance import close
+
+from bert_lamb.optim import Lamb, plain, rows
+from bert_lamb.optim.lamb import choose_path
+from bert_lamb.optim.layerwise import Batch
+
+SHAPES = [(300, 257), (70_001,), (80_000,), (2, 40_000), (5, 7), (35,), (35,), (), (3, 1)]  # the second is a prime
+needs_compiler = pytest.mark.skipif(not rows.has_compiler(), reason="no C++ compiler")
+PATHS = [
+    pytest.param({"foreach": True}, id="foreach"),
+    pytest.param({"fused": True}, id="compiled", marks=needs_compiler),
+]
+PLAIN = {"foreach": False, "fused": False}
+
+
+def made(dtype: torch.dtype, **settings: Any) -> tuple[list[torch.nn.Parameter], Lamb]:
+    draw = torch.Generator().manual_seed(3)
+    ps = [torch.nn.Parameter(torch.randn(shape, generator=draw, dtype=dtype) * 0.1) for shape in SHAPES]
+    ps.append(torch.nn.Parameter(torch.randn(300, 250, generator=draw, dtype=dtype).T))  # not contiguous
+    return ps, Lamb([{"params": ps[::2]}, {"params": ps[1::2], "weight_decay": 0.0}], lr=0.01, **settings)
+
+
+def go(ps: list[torch.nn.Parameter], optimizer: Lamb, steps: range, bad: float | None = None) -> None:
+    for step in steps:
+        draw = torch.Generator().manual_seed(step)
+        for p in ps:
+            p.grad = torch.randn(p.shape, generator=draw, dtype=p.dtype) * 0.01
+            if bad is not None and p.shape == SHAPES[3]:
+                p.grad[1, 39_999] = bad
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "settings"),
+    [
+        (torch.float32, {"preset": "paper", "max_grad_norm": 1.0}),
+        (torch.float64, {"preset": "lans", "norm": 1, "maximize": True}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("path", PATHS)
+def test_large_tensors_move_as_the_definition_says(path: dict, dtype: torch.dtype, settings: dict) -> None:
+    ps, ours = made(dtype, **settings, **path)
+    qs, theirs = made(dtype, **settings, **PLAIN)
+    start = [p.detach().double().numpy().copy() for p in ps]
+    for step in range(4):
+        go(ps, ours, range(step, step + 1))
+        go(qs, theirs, range(step, step + 1))
+        for p, q, before in zip(ps, qs, start, strict=True):
+            wide = dtype == torch.float64
+            close(p.detach().double().numpy(), q.detach().double().numpy(), before, wide, str(p.shape))
+            for name, value in theirs.state[q].items():
+                torch.testing.assert_close(ours.state[p][name], value, rtol=1e-6, atol=1e-12)
+    for p, q in zip(ps, qs, strict=True):
+        for mine, other in zip(ours.readings[p], theirs.readings[q], strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_step_repeats_to_the_bit(path: dict) -> None:
+    """For any number of threads: a row is the work of one."""
+    found = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 1, 2):
+            torch.set_num_threads(count)
+            ps, optimizer = made(torch.float32, **path)
+            go(ps, optimizer, range(3))
+            found.append(ps)
+    finally:
+        torch.set_num_threads(threads)
+    for ps in found[1:]:
+        assert all(torch.equal(p, first) for p, first in zip(ps, found[0], strict=True))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("path", PATHS)
+def test_a_gradient_that_is_not_finite_changes_nothing(path: dict, bad: float) -> None:
+    ps, optimizer = made(torch.float32, max_grad_norm=1.0, **path)
+    go(ps, optimizer, range(2))
+    before = copy.deepcopy([(p.detach(), dict(optimizer.state[p])) for p in ps])
+    go(ps, optimizer, range(2, 3), bad)
+    assert not optimizer.step_was_finite
+    for p, (old, state) in zip(ps, before, strict=True):
+        assert torch.equal(p, old)
+        assert all(torch.equal(value, state[name]) for name, value in optimizer.state[p].items())
+    go(ps, optimizer, range(3, 4))
+    assert not any(torch.equal(p, old) for p, (old, _) in zip(ps, before, strict=True))
+
+
+@needs_compiler
+def test_one_compilation_serves_every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = []
+
+    def counted(graph: torch.fx.GraphModule, inputs: list) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(rows, "through_compiler", lambda f: torch.compile(f, dynamic=True, backend=counted))
+    torch.compiler.reset()
+    for decay in (0.01, 0.02):
+        for shape in ((300, 257), (512, 768), (2, 40_000), (100_000,), (17, 4096)):
+            p = torch.nn.Parameter(torch.ones(shape))
+            p.grad = torch.ones(shape)
+            Lamb([p], fused=True, weight_decay=decay).step()
+    torch.compiler.reset()
+    assert len(graphs) == 2, "one of each pass"
+
+
+@pytest.mark.parametrize(
+    ("settings", "compiler", "expected"),
+    [
+        ({}, True, rows.compiled_update), ({}, False, rows.update), ({"foreach": True}, True, rows.update),
+        ({"fused": True}, True, rows.compiled_update), (PLAIN, True, plain.update),
+        ({"foreach": False}, True, plain.update), ({"fused": False}, True, plain.update),
+    ],
+)  # fmt: skip
+def test_which_path_is_taken(
+    settings: dict, compiler: bool, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(rows, "has_compiler", lambda: compiler)
+    large, small = (torch.nn.Parameter(torch.empty(n)) for n in (rows.WORTH_COMPILING, 10))
+
+    def path(p: torch.nn.Parameter) -> Any:
+        return choose_path(Batch(Lamb([p], **settings).param_groups[0], [p], [], [], []))
+
+    assert path(large) is expected
+    assert path(small) is (rows.update if not settings else expected), "a small group is not worth compiling"
+
+
+def test_fused_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "has_compiler", lambda: False)
+    p = torch.nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    with pytest.raises(RuntimeError, match=r"fused=True on cpu.*compiler"):
+        Lamb([p], fused=True).step()

@@ -1,0 +1,97 @@
+"""Each file of conf/optimizer makes the optimizer that it names; settings override its preset, or are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tools import composed
+
+from bert_lamb.assembly import make_optimizer
+from bert_lamb.optim import LARS, PRESETS, Lamb, Lars, Rule
+from bert_lamb.plan import _shown
+from bert_lamb.settings import SettingsError, conf_dir
+
+FILES = {path.stem for path in (Path(conf_dir()) / "optimizer").glob("*.yaml")}
+PRESET_OF = {
+    "lamb": "paper", "lamb_google": "google", "lamb_apex": "apex", "lamb_nvlamb": "nvlamb", "nlamb": "nlamb",
+    "nnlamb": "nnlamb", "lans": "lans", "adamw": "adamw", "lars": "lars",
+}  # fmt: skip
+
+
+class Body(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = torch.nn.Linear(2, 3)
+        self.LayerNorm = torch.nn.LayerNorm(3)
+
+
+def made(*overrides: str) -> tuple[Body, Any]:
+    body = Body()
+    return body, make_optimizer(body, composed(*overrides).optimizer, compiled=False)
+
+
+def test_every_preset_has_its_file() -> None:
+    assert PRESET_OF.keys() == FILES
+    assert set(PRESET_OF.values()) == {*PRESETS, "lars"}
+
+
+@pytest.mark.parametrize("file", sorted(PRESET_OF))
+def test_a_file_makes_what_it_names(file: str) -> None:
+    body, optimizer = made(f"optimizer={file}")
+    preset = LARS if file == "lars" else PRESETS[PRESET_OF[file]]
+    assert isinstance(optimizer, Lars if file == "lars" else Lamb)
+    assert optimizer.max_grad_norm == preset.max_grad_norm
+    of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    kernel, bias, norm = (of[id(p)] for p in (body.dense.weight, body.dense.bias, body.LayerNorm.weight))
+    assert (kernel["weight_decay"], bias["weight_decay"], norm["weight_decay"]) == (preset.rule.weight_decay, 0, 0)
+    assert Rule.of(kernel).adapts == (file != "adamw")
+    assert Rule.of(norm).adapts == (file == "lamb_nvlamb")
+    if file == "lars":
+        assert kernel["momentum"] == preset.rule.betas[0]
+        return
+    for switch in ("betas", "eps", "bias_correction", "grad_averaging", "norm", "phi_bounds", "variant"):
+        assert kernel[switch] == getattr(preset.rule, switch)
+
+
+def test_settings_override_the_preset() -> None:
+    _, optimizer = made(
+        "optimizer=lamb_google", "optimizer.beta2=0.99", "optimizer.eps=1e-3", "optimizer.bias_correction=moments",
+        "optimizer.max_grad_norm=inf", "optimizer.norm=inf", "optimizer.phi_bounds=[0,10]",
+        "optimizer.weight_decay=0.1", "optimizer.ratio_bounds=[0.01,10]", "optimizer.grad_averaging=false",
+    )  # fmt: skip
+    assert Rule.of(optimizer.param_groups[0]) == Rule(
+        betas=(0.9, 0.99), eps=1e-3, weight_decay=0.1, bias_correction="moments", grad_averaging=False,
+        norm=float("inf"), phi_bounds=(0, 10), ratio_bounds=(0.01, 10),
+    )  # fmt: skip
+    p = optimizer.param_groups[0]["params"][0]
+    p.grad = torch.full_like(p, 7.0)
+    optimizer.step()
+    torch.testing.assert_close(optimizer.state[p]["exp_avg"], p.grad, msg="inf is no clip; without averaging m is g")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["optimizer.preset=lamp"], "optimizer.preset=lamp: choose one of paper, google"),
+        (["optimizer.bias_correction=some"], "optimizer.bias_correction=some: choose one of null, none, moments"),
+        (["optimizer.norm=3"], "optimizer.norm=3.0: choose one of null, 1, 2, inf"),
+        (["optimizer.phi_bounds=[2,1]"], r"optimizer.phi_bounds=\[2.0, 1.0\]: \[lower, upper\]"),
+        (["optimizer.ratio_bounds=[1]"], r"optimizer.ratio_bounds=\[1.0\]: \[lower, upper\]"),
+        (["optimizer=lans", "optimizer.bias_correction=learning_rate"], "learning_rate with optimizer.preset=lans"),
+        (["optimizer=lars", "optimizer.eps=1e-6"], "optimizer.eps=1e-06 has no effect with optimizer.preset=lars"),
+        (["optimizer=adamw", "optimizer.norm=1"], "optimizer.norm=1.0 has no effect with optimizer.preset=adamw"),
+        (["optimizer.max_grad_norm=0"], "optimizer.max_grad_norm=0.0: must be above 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(overrides: list[str], named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        composed(*overrides)
+
+
+def test_the_plan_shows_the_presets_values() -> None:
+    google, lars = composed("optimizer=lamb_google"), composed("optimizer=lars")
+    shown = {name: _shown(google, f"optimizer.{name}", None) for name in ("beta2", "bias_correction", "max_grad_norm")}
+    assert shown == {"beta2": "0.999", "bias_correction": "none", "max_grad_norm": "1.0"}
+    assert _shown(google, "optimizer.phi_bounds", None) == "none"
+    assert (_shown(lars, "optimizer.beta1", None), _shown(lars, "optimizer.eps", None)) == ("0.9", "not used")
