@@ -21,6 +21,7 @@ class Document:
 
     id: str  # "source:key"; the key is the record's own id, or the number of its line or row
     text: str
+    title: str = ""  # where the source has one
 
 
 @dataclass
@@ -33,26 +34,35 @@ class Reject:
     sample: str
 
 
+@dataclass
+class LeftOut(Reject):
+    """One record that a rule of the source leaves out; nothing is wrong with it."""
+
+
 def records(part: Slice, texts: list[bytes | None], data: DataSettings) -> Iterator[Document | Reject]:
     """Every record of a slice, in order."""
     for piece, text in zip(part.pieces, texts, strict=True):
         if piece.file.format == ".parquet":
             yield from _rows(piece, data)
+        elif piece.file.format == ".xml":
+            from data_prep.dump import pages  # only here: other sources need no parser of wikitext
+
+            yield from pages(piece, read_piece(piece, data) if text is None else text)
         elif whole_files(piece.file, data):
-            yield _whole_file(piece, text)
+            yield _whole_file(piece, text, data)
         elif piece.file.format == ".txt":
-            yield from _paragraph_groups(piece, read_piece(piece) if text is None else text)
+            yield from _paragraph_groups(piece, read_piece(piece, data) if text is None else text)
         else:
-            yield from _lines(piece, read_piece(piece) if text is None else text, data)
+            yield from _lines(piece, read_piece(piece, data) if text is None else text, data)
 
 
-def _whole_file(piece: Piece, text: bytes | None) -> Document | Reject:
+def _whole_file(piece: Piece, text: bytes | None, data: DataSettings) -> Document | Reject:
     if piece.end - piece.start > LARGEST_DOCUMENT:
         reason = TOO_LARGE + "; if empty lines part its documents, set data.txt_document=blank_line"
         return Reject(piece.file.name, 1, reason, "")
     if piece.truncated:
-        return _reject(piece, 1, "cut off: the file is damaged", text or b"")
-    return _document(piece, 1, read_piece(piece) if text is None else text)
+        return reject(piece, 1, "cut off: the file is damaged", text or b"")
+    return _document(piece, 1, read_piece(piece, data) if text is None else text)
 
 
 def _paragraph_groups(piece: Piece, text: bytes) -> Iterator[Document | Reject]:
@@ -62,7 +72,7 @@ def _paragraph_groups(piece: Piece, text: bytes) -> Iterator[Document | Reject]:
     for stop, following in ends:
         raw = text[start:stop]
         if piece.truncated and following == len(text):
-            yield _reject(piece, line, "cut off: the file is damaged", raw)
+            yield reject(piece, line, "cut off: the file is damaged", raw)
         elif raw.strip():
             yield _document(piece, line, raw)
         line += text.count(b"\n", start, following)
@@ -77,7 +87,7 @@ def _lines(piece: Piece, text: bytes, data: DataSettings) -> Iterator[Document |
         end = len(text) if end < 0 else end
         raw = text[start:end]
         if piece.truncated and end == len(text):
-            yield _reject(piece, line, "cut off: the file is damaged", raw)
+            yield reject(piece, line, "cut off: the file is damaged", raw)
         elif raw.strip():
             yield _line(piece, line, raw, data)
         start, line = end + 1, line + 1
@@ -85,15 +95,15 @@ def _lines(piece: Piece, text: bytes, data: DataSettings) -> Iterator[Document |
 
 def _line(piece: Piece, line: int, raw: bytes, data: DataSettings) -> Document | Reject:
     if len(raw) > LARGEST_DOCUMENT:
-        return _reject(piece, line, TOO_LARGE, raw)
+        return reject(piece, line, TOO_LARGE, raw)
     try:
         record = json.loads(raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
     except UnicodeDecodeError:
-        return _reject(piece, line, "not UTF-8", raw)
+        return reject(piece, line, "not UTF-8", raw)
     except (ValueError, RecursionError):
-        return _reject(piece, line, "malformed JSON", raw)
+        return reject(piece, line, "malformed JSON", raw)
     if not isinstance(record, dict):
-        return _reject(piece, line, "JSON, but no object", raw)
+        return reject(piece, line, "JSON, but no object", raw)
     return _field(piece, line, record, data)
 
 
@@ -136,11 +146,11 @@ def _python_rows(table: pa.Table) -> Iterator[dict[str, Any] | None]:
 
 def _document(piece: Piece, line: int, raw: bytes) -> Document | Reject:
     if len(raw) > LARGEST_DOCUMENT:
-        return _reject(piece, line, TOO_LARGE, raw)
+        return reject(piece, line, TOO_LARGE, raw)
     try:
         text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
     except UnicodeDecodeError:
-        return _reject(piece, line, "not UTF-8", raw)
+        return reject(piece, line, "not UTF-8", raw)
     return _checked(piece, line, text, None)
 
 
@@ -159,7 +169,7 @@ def _checked(piece: Piece, line: int, text: str, own_id: Any) -> Document | Reje
     return Document(f"{piece.file.name}:{key}".encode("utf-8", "replace").decode(), text)
 
 
-def _reject(piece: Piece, line: int, reason: str, raw: bytes) -> Reject:
+def reject(piece: Piece, line: int, reason: str, raw: bytes) -> Reject:
     return Reject(
         piece.file.name,
         line,

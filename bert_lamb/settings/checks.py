@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from bert_lamb.settings.schema import PhaseSettings, Settings
 
 CHOICES = {
-    "data.source": ("sample", "text"),
+    "data.source": ("sample", "text", "wikipedia_dump"),
     "data.txt_document": ("file", "blank_line"),
     "optimizer.preset": ("paper", "google", "adamw"),
     "handover.schedule": ("rewarm", "continue"),

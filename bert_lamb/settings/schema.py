@@ -30,8 +30,8 @@ class DataSettings:
 
     name: str = MISSING  # folder below root
     root: str = MISSING
-    source: str = MISSING  # "sample" (the embedded corpus) or "text" (files)
-    paths: list[str] = MISSING  # text: files, folders or globs of .txt, .jsonl (both also .zst, .gz), .parquet
+    source: str = MISSING  # "sample" (the embedded corpus), "text" (files) or "wikipedia_dump" (pages-articles.xml)
+    paths: list[str] = MISSING  # text: files, folders or globs of .txt, .jsonl (both also packed), .parquet
     text_field: str = MISSING  # jsonl, parquet: the field that holds the text
     txt_document: str = MISSING  # .txt: "file" (one document a file) or "blank_line" (empty lines part documents)
     articles: int = MISSING  # sample: encyclopedia-like documents
