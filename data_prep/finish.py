@@ -94,6 +94,11 @@ def notes(
     found = [f"Damaged input, read as far as it went: {damage}." for damage in plan.damages]
     if counts["rejected"]:
         found.append(f"{counts['rejected']} of {counts['records']} records were rejected; samples are in rejects/.")
+    if data.sentences_per_document:
+        found.append(
+            f"The source is a list of sentences: {data.sentences_per_document} consecutive ones are a document, "
+            "whatever book they are from."
+        )
     if vocabulary.trained and len(vocabulary.entries) < data.vocab_size:
         found.append(f"The text gave {len(vocabulary.entries)} vocabulary entries; {data.vocab_size} were asked for.")
     for split in SPLITS:

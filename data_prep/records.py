@@ -22,6 +22,8 @@ class Document:
     id: str  # "source:key"; the key is the record's own id, or the number of its line or row
     text: str
     title: str = ""  # where the source has one
+    line: int = 0  # or row, where it begins
+    records: int = 1  # that it was made of
 
 
 @dataclass
@@ -42,18 +44,47 @@ class LeftOut(Reject):
 def records(part: Slice, texts: list[bytes | None], data: DataSettings) -> Iterator[Document | Reject]:
     """Every record of a slice, in order."""
     for piece, text in zip(part.pieces, texts, strict=True):
-        if piece.file.format == ".parquet":
-            yield from _rows(piece, data)
-        elif piece.file.format == ".xml":
-            from data_prep.dump import pages  # only here: other sources need no parser of wikitext
+        found = _records(piece, text, data)
+        yield from _runs(piece, found, data.sentences_per_document) if data.sentences_per_document else found
 
-            yield from pages(piece, read_piece(piece, data) if text is None else text)
-        elif whole_files(piece.file, data):
-            yield _whole_file(piece, text, data)
-        elif piece.file.format == ".txt":
-            yield from _paragraph_groups(piece, read_piece(piece, data) if text is None else text)
-        else:
-            yield from _lines(piece, read_piece(piece, data) if text is None else text, data)
+
+def _records(piece: Piece, text: bytes | None, data: DataSettings) -> Iterator[Document | Reject]:
+    if piece.file.format == ".parquet":
+        yield from _rows(piece, data)
+    elif piece.file.format == ".xml":
+        from data_prep.dump import pages  # only here: other sources need no parser of wikitext
+
+        yield from pages(piece, read_piece(piece, data) if text is None else text)
+    elif whole_files(piece.file, data):
+        yield _whole_file(piece, text, data)
+    elif piece.file.format == ".txt" and not data.sentences_per_document:
+        yield from _paragraph_groups(piece, read_piece(piece, data) if text is None else text)
+    else:
+        yield from _lines(piece, read_piece(piece, data) if text is None else text, data)
+
+
+def _runs(piece: Piece, sentences: Iterator[Document | Reject], size: int) -> Iterator[Document | Reject]:
+    """Documents of `size` consecutive sentences, counted from the start of the file, or of a parquet row group.
+
+    Counted by place: a bad line shortens its document and moves no other.
+    """
+    first = piece.first - piece.start if piece.file.format == ".parquet" else 1
+    run: list[Document] = []
+    for item in sentences:
+        if isinstance(item, Reject):
+            yield item
+            continue
+        if run and (item.line - first) // size != (run[0].line - first) // size:
+            yield _joined(piece, run)
+            run = []
+        run.append(item)
+    if run:
+        yield _joined(piece, run)
+
+
+def _joined(piece: Piece, run: list[Document]) -> Document:
+    text = "\n".join(" ".join(sentence.text.split()) for sentence in run)
+    return Document(f"{piece.file.name}:{run[0].line}", text, line=run[0].line, records=len(run))
 
 
 def _whole_file(piece: Piece, text: bytes | None, data: DataSettings) -> Document | Reject:
@@ -80,7 +111,7 @@ def _paragraph_groups(piece: Piece, text: bytes) -> Iterator[Document | Reject]:
 
 
 def _lines(piece: Piece, text: bytes, data: DataSettings) -> Iterator[Document | Reject]:
-    """JSON lines."""
+    """JSON objects, or sentences, one a line."""
     start, line = 0, piece.first
     while start < len(text):
         end = text.find(b"\n", start)
@@ -89,7 +120,7 @@ def _lines(piece: Piece, text: bytes, data: DataSettings) -> Iterator[Document |
         if piece.truncated and end == len(text):
             yield reject(piece, line, "cut off: the file is damaged", raw)
         elif raw.strip():
-            yield _line(piece, line, raw, data)
+            yield _line(piece, line, raw, data) if piece.file.format == ".jsonl" else _document(piece, line, raw)
         start, line = end + 1, line + 1
 
 
@@ -166,7 +197,7 @@ def _checked(piece: Piece, line: int, text: str, own_id: Any) -> Document | Reje
     if size > LARGEST_DOCUMENT:
         return Reject(piece.file.name, line, TOO_LARGE, text[:SAMPLE_LENGTH])
     key = own_id if isinstance(own_id, str | int) and str(own_id).strip() else line
-    return Document(f"{piece.file.name}:{key}".encode("utf-8", "replace").decode(), text)
+    return Document(f"{piece.file.name}:{key}".encode("utf-8", "replace").decode(), text, line=line)
 
 
 def reject(piece: Piece, line: int, reason: str, raw: bytes) -> Reject:

@@ -131,10 +131,11 @@ def good_documents(
             add_reject(item, rejects, left_out)
             record.left_out = dict(sorted(left_out.items()))
             continue
-        record.records += 1
         if isinstance(item, Reject):
+            record.records += 1
             add_reject(item, rejects, reasons)
             continue
+        record.records += item.records
         cleaned = clean(item.text)
         if cleaned:
             yield replace(item, text=cleaned)

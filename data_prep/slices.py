@@ -107,7 +107,7 @@ def plan_input(data: DataSettings, files: list[SourceFile], threads: int) -> Pla
 
 def whole_files(file: SourceFile, data: DataSettings) -> bool:
     """Every such file is one document."""
-    return file.format == ".txt" and data.txt_document == "file"
+    return file.format == ".txt" and data.txt_document == "file" and not data.sentences_per_document
 
 
 def plan_file(file: SourceFile, data: DataSettings) -> PlannedFile:
@@ -122,7 +122,9 @@ def plan_file(file: SourceFile, data: DataSettings) -> PlannedFile:
 
 def _plan_text(file: SourceFile, data: DataSettings) -> PlannedFile:
     digest, damage = hashlib.sha256(), None
-    borders = Borders(BLANK_LINE if file.format == ".txt" else LINE_END, data.shard_mib * MIB)
+    lines = file.format == ".jsonl" or data.sentences_per_document
+    separator = LINE_END if lines else BLANK_LINE
+    borders = Borders(separator, data.shard_mib * MIB, data.sentences_per_document or 1)
     whole = whole_files(file, data)
     try:
         for chunk in raw_chunks(file, data, digest):
@@ -131,7 +133,7 @@ def _plan_text(file: SourceFile, data: DataSettings) -> PlannedFile:
             elif not borders.feed(chunk):
                 raise SourceError(
                     f"data.paths: {file.path} holds {LARGEST_GAP // MIB} MiB without "
-                    f"{'the end of a line' if file.format == '.jsonl' else 'an empty line'}: is it really "
+                    f"{'the end of a line' if lines else 'an empty line'}: is it really "
                     f"{file.format}, one document after the other?"
                 )
     except DamagedStream as error:
@@ -190,13 +192,17 @@ def nearest(starts: Starts, place: int, most: int) -> tuple[int, int] | None:
 
 
 class Borders:
-    """Where slices begin: at the first end of a record at least `step` bytes after the last one."""
+    """Where slices begin: at the first end of a record at least `step` bytes after the last one.
 
-    def __init__(self, separator: re.Pattern[bytes], step: int) -> None:
+    With `lines`, only where so many lines, or a multiple of it, stand before.
+    """
+
+    def __init__(self, separator: re.Pattern[bytes], step: int, lines: int = 1) -> None:
         self.found = [(0, 1)]  # (offset, number of the line that begins there)
         self.position = 0
         self._separator = separator
         self._step = step
+        self._multiple = lines
         self._lines = 0  # ends of lines before `position`
         self._open = b""  # an end of line and blanks at the end of the last chunk: the separator may go on
 
@@ -204,13 +210,16 @@ class Borders:
         """The next bytes; False where no record has ended for too long."""
         text = self._open + chunk
         base = self.position - len(self._open)
+        wanted = 0
         while True:
-            wanted = max(0, self.found[-1][0] + self._step - base)
+            wanted = max(wanted, self.found[-1][0] + self._step - base)
             match = self._separator.search(text, wanted) if wanted < len(text) else None
             if match is None:
                 break
             line = self._lines + chunk.count(b"\n", 0, match.end() - len(self._open)) + 1
-            self.found.append((base + match.end(), line))
+            wanted = match.end()
+            if (line - 1) % self._multiple == 0:
+                self.found.append((base + match.end(), line))
         self._lines += chunk.count(b"\n")
         self.position += len(chunk)
         if self._separator is BLANK_LINE:
@@ -241,7 +250,8 @@ def _plan_parquet(file: SourceFile, data: DataSettings) -> PlannedFile:
         columns = [about.column(i) for i in range(about.num_columns)]
         size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == data.text_field)
         parts = max(1, round(size / (data.shard_mib * MIB)))
-        cuts = [about.num_rows * i // parts for i in range(parts + 1)]
+        run = data.sentences_per_document or 1  # of which none is cut
+        cuts = [about.num_rows * i // parts // run * run for i in range(parts)] + [about.num_rows]
         for start, end in pairwise(cuts):
             if end > start:
                 pieces.append(Piece(file, start, end, row + start, group))
