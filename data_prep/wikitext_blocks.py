@@ -77,7 +77,7 @@ def without_nowiki(text: str) -> str:
 
 
 def tag_spans(text: str) -> list[Span]:
-    """Elements of DROPPED_TAGS. One left open ends with its line; a reference left open, where the next begins."""
+    """Elements of DROPPED_TAGS. One left open ends with its line, a reference also where the next begins."""
     spans: list[Span] = []
     opened: dict[str, list[int]] = {}
     for tag in TAG.finditer(text):
@@ -87,7 +87,8 @@ def tag_spans(text: str) -> list[Span]:
             spans.append((start, end))
         elif not tag[1]:
             if name == "ref" and starts:  # references do not nest
-                spans.append((starts.pop(), start))
+                left_open = starts.pop()
+                spans.append((left_open, min(start, _line_end(text, left_open))))
             starts.append(start)
         elif starts and not (name == "ref" and EMPTY_LINE.search(text, starts[-1], start)):
             spans.append((starts.pop(), end))

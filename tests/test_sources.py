@@ -229,3 +229,35 @@ def test_endless_sentences_are_cut_at_blanks():
     assert max(map(len, pieces)) <= 10_000
     assert all(p.startswith("word") for p in pieces)
     assert list(cut("x" * 25, 10)) == ["x" * 10, "x" * 10, "x" * 5]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "a.jsonl.zst", "a.parquet"])
+def test_a_list_of_sentences_becomes_documents_of_equal_runs(tmp_path, monkeypatch, name):
+    """Borders are those of the list, wherever it is cut into slices."""
+    lines = [s for text in write_text(5, 120) for s in text.split("\n")][:203]
+    if name == "a.parquet":
+        pq.write_table(pa.table({"text": lines}), tmp_path / name, row_group_size=500)
+    elif ".jsonl" in name:
+        write_jsonl(tmp_path / name, lines)
+    else:
+        content = "\n".join(lines).encode()
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    data = data_settings(paths=[tmp_path], sentences_per_document=10)
+    expected = ["\n".join(lines[i : i + 10]) for i in range(0, 203, 10)]
+    for step in (1 << 20, 1000):  # data.shard_mib is then 1,000 bytes
+        monkeypatch.setattr(slices_module, "MIB", step)
+        documents, rejects, plan = read(data)
+        assert [d.text for d in documents] == expected
+        assert [d.id for d in documents] == [f"{name}:{i}" for i in range(1, 204, 10)]
+        assert [d.records for d in documents] == [10] * 20 + [3]
+        assert not rejects
+        assert (len(plan.slices) > 5) == (step == 1000)
+
+
+def test_a_bad_sentence_moves_no_border(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"One.\nTwo.\n\nFour.\nF\xffve.\nSix.\n \n\n\nTen.")
+    documents, rejects, _ = read(data_settings(paths=[tmp_path], sentences_per_document=3))
+    assert [(d.id, d.text) for d in documents] == [
+        ("a.txt:1", "One.\nTwo."), ("a.txt:4", "Four.\nSix."), ("a.txt:10", "Ten.")
+    ]  # fmt: skip
+    assert [(r.line, r.reason) for r in rejects] == [(5, "not UTF-8")]
