@@ -13,7 +13,7 @@ from prepare_tools import data_settings, write_jsonl, write_text
 from data_prep import slices as slices_module
 from data_prep.records import Document, Reject, records
 from data_prep.sentences import clean, cut, sentences
-from data_prep.slices import BLANK_LINE, LINE_END, Borders, payloads, plan_input
+from data_prep.slices import BLANK_LINE, LINE_END, PAGE_END, Borders, payloads, plan_input
 from data_prep.sources import SourceError, source_files
 
 
@@ -78,6 +78,22 @@ def test_borders_do_not_depend_on_how_the_file_is_read(separator, chunk):
             assert not before.splitlines()[-1].strip()
     expected = [0, 12, 22, 32, 53] if separator is LINE_END else [0, 13, 30, 54]
     assert [offset for offset, _ in borders.found] == expected
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 7, 8, 1000])
+@pytest.mark.parametrize(
+    ("borders", "text", "expected"),
+    [
+        (lambda: Borders(PAGE_END, 5), b"<page>a\n</page>\n<page>bb</page><page>\n\nc</page>\n</m>",
+         [(0, 1), (15, 2), (31, 3), (47, 5)]),
+        (lambda: Borders(LINE_END, 3, 4), b"a\n" * 21, [(0, 1), (8, 5), (16, 9), (24, 13), (32, 17), (40, 21)]),
+    ],
+)  # fmt: skip
+def test_ends_of_pages_and_of_runs_of_lines_are_found_in_chunks_of_any_size(borders, text, expected, chunk):
+    found = borders()
+    for start in range(0, len(text), chunk):
+        assert found.feed(text[start : start + chunk])
+    assert found.found == expected
 
 
 def test_bad_records_are_counted_with_place_and_reason_and_the_rest_goes_on(tmp_path):
