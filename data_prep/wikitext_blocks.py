@@ -25,7 +25,7 @@ DEEPEST_LINK = 4  # links in links; no page means more
 LONGEST_TARGET = 300  # characters of a link that may be its target; MediaWiki's titles have at most 255 bytes
 LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*|simple")  # prefix of an interlanguage link
 PROJECTS = {"mw", "voy", "wmf", "doi", "rfc"}  # short prefixes that are no language
-MEDIA = re.compile(r"\.(?:jpe?g|png|gif|svg|tiff?|webp|og[gavm]|oga|web[m]|mp[34]|mid|wav|flac|pdf|djvu)$", re.I)
+MEDIA = re.compile(r"\.(?:jpe?g|png|gif|svg|tiff?|webp|og[gavm]|oga|webm|mp[34]|mid|wav|flac|pdf|djvu)$", re.I)
 
 
 def without_blocks(text: str, dropped_spaces: frozenset[str]) -> str:
