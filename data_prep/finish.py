@@ -19,6 +19,7 @@ from data_prep.slices import Plan
 from data_prep.tokenizer import Vocabulary
 
 LIBRARIES = ("sentencex", "tokenizers", "numpy", "pyarrow")  # another version may give other bytes
+LIBRARIES_OF = {"wikipedia_dump": ("mwparserfromhell",)}  # by source
 NAMED_SHARDS = 20  # shards that a note lists by number
 
 
@@ -28,10 +29,12 @@ def make_manifest(
 ) -> dict[str, Any]:  # fmt: skip
     """The manifest of a complete store."""
     rejects: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
     counted: Counter[str] = Counter()
     files: dict[str, dict[str, Any]] = {}
     for record in records:
         rejects.update(record.rejects)
+        left_out.update(record.left_out)
         counted.update(record.counts)
         files |= record.files
     if plan.damages:
@@ -47,10 +50,11 @@ def make_manifest(
         "settings": settings,
         "sources": plan.sources,
         "tokenizer": vocabulary.about(),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": {name: version(name) for name in (*LIBRARIES, *LIBRARIES_OF.get(data.source, ()))},
         "split_rule": f"held out: BLAKE2b-64 of the cleaned text, over 2^64, below {data.heldout_share}",
         "counts": counts,
         "rejects": dict(rejects),
+        "left_out": dict(left_out),
         "unigram_entropy_nats": unigram_entropy(folder, files, len(vocabulary.entries)),
         "files": files,
         "instances": {split: add_up(split, records, data) for split in SPLITS},
@@ -90,6 +94,11 @@ def notes(
     found = [f"Damaged input, read as far as it went: {damage}." for damage in plan.damages]
     if counts["rejected"]:
         found.append(f"{counts['rejected']} of {counts['records']} records were rejected; samples are in rejects/.")
+    if data.sentences_per_document:
+        found.append(
+            f"The source is a list of sentences: {data.sentences_per_document} consecutive ones are a document, "
+            "whatever book they are from."
+        )
     if vocabulary.trained and len(vocabulary.entries) < data.vocab_size:
         found.append(f"The text gave {len(vocabulary.entries)} vocabulary entries; {data.vocab_size} were asked for.")
     for split in SPLITS:

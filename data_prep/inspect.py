@@ -132,9 +132,11 @@ class View:
         return joined([self.vocabulary[i] for i in ids])
 
     def document_at(self, shard: int, token: int) -> str:
-        """The id of the document that owns a token."""
+        """The document that owns a token: its id, and its title where it has one."""
         documents: Any = read_documents(self.folder / "train" / documents_name(self.tables.shards[shard]))
-        return documents.ids[int(np.searchsorted(documents.token_starts, token, side="right")) - 1]
+        number = int(np.searchsorted(documents.token_starts, token, side="right")) - 1
+        title = f" ({documents.titles[number]})" if documents.titles and documents.titles[number] else ""
+        return documents.ids[number] + title
 
 
 def joined(words: list[str]) -> str:

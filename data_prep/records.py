@@ -21,6 +21,9 @@ class Document:
 
     id: str  # "source:key"; the key is the record's own id, or the number of its line or row
     text: str
+    title: str = ""  # where the source has one
+    line: int = 0  # or row, where it begins
+    records: int = 1  # that it was made of
 
 
 @dataclass
@@ -33,26 +36,64 @@ class Reject:
     sample: str
 
 
+@dataclass
+class LeftOut(Reject):
+    """One record that a rule of the source leaves out; nothing is wrong with it."""
+
+
 def records(part: Slice, texts: list[bytes | None], data: DataSettings) -> Iterator[Document | Reject]:
     """Every record of a slice, in order."""
     for piece, text in zip(part.pieces, texts, strict=True):
-        if piece.file.format == ".parquet":
-            yield from _rows(piece, data)
-        elif whole_files(piece.file, data):
-            yield _whole_file(piece, text)
-        elif piece.file.format == ".txt":
-            yield from _paragraph_groups(piece, read_piece(piece) if text is None else text)
-        else:
-            yield from _lines(piece, read_piece(piece) if text is None else text, data)
+        found = _records(piece, text, data)
+        yield from _runs(piece, found, data.sentences_per_document) if data.sentences_per_document else found
 
 
-def _whole_file(piece: Piece, text: bytes | None) -> Document | Reject:
+def _records(piece: Piece, text: bytes | None, data: DataSettings) -> Iterator[Document | Reject]:
+    if piece.file.format == ".parquet":
+        yield from _rows(piece, data)
+    elif piece.file.format == ".xml":
+        from data_prep.dump import pages  # only here: other sources need no parser of wikitext
+
+        yield from pages(piece, read_piece(piece, data) if text is None else text)
+    elif whole_files(piece.file, data):
+        yield _whole_file(piece, text, data)
+    elif piece.file.format == ".txt" and not data.sentences_per_document:
+        yield from _paragraph_groups(piece, read_piece(piece, data) if text is None else text)
+    else:
+        yield from _lines(piece, read_piece(piece, data) if text is None else text, data)
+
+
+def _runs(piece: Piece, sentences: Iterator[Document | Reject], size: int) -> Iterator[Document | Reject]:
+    """Documents of `size` consecutive sentences, counted from the start of the file, or of a parquet row group.
+
+    Counted by place: a bad line shortens its document and moves no other.
+    """
+    first = piece.first - piece.start if piece.file.format == ".parquet" else 1
+    run: list[Document] = []
+    for item in sentences:
+        if isinstance(item, Reject):
+            yield item
+            continue
+        if run and (item.line - first) // size != (run[0].line - first) // size:
+            yield _joined(piece, run)
+            run = []
+        run.append(item)
+    if run:
+        yield _joined(piece, run)
+
+
+def _joined(piece: Piece, run: list[Document]) -> Document:
+    text = "\n".join(" ".join(sentence.text.split()) for sentence in run)
+    return Document(f"{piece.file.name}:{run[0].line}", text, line=run[0].line, records=len(run))
+
+
+def _whole_file(piece: Piece, text: bytes | None, data: DataSettings) -> Document | Reject:
     if piece.end - piece.start > LARGEST_DOCUMENT:
         reason = TOO_LARGE + "; if empty lines part its documents, set data.txt_document=blank_line"
         return Reject(piece.file.name, 1, reason, "")
     if piece.truncated:
-        return _reject(piece, 1, "cut off: the file is damaged", text or b"")
-    return _document(piece, 1, read_piece(piece) if text is None else text)
+        return reject(piece, 1, "cut off: the file is damaged", text or b"")
+    return _document(piece, 1, read_piece(piece, data) if text is None else text)
 
 
 def _paragraph_groups(piece: Piece, text: bytes) -> Iterator[Document | Reject]:
@@ -62,7 +103,7 @@ def _paragraph_groups(piece: Piece, text: bytes) -> Iterator[Document | Reject]:
     for stop, following in ends:
         raw = text[start:stop]
         if piece.truncated and following == len(text):
-            yield _reject(piece, line, "cut off: the file is damaged", raw)
+            yield reject(piece, line, "cut off: the file is damaged", raw)
         elif raw.strip():
             yield _document(piece, line, raw)
         line += text.count(b"\n", start, following)
@@ -70,30 +111,30 @@ def _paragraph_groups(piece: Piece, text: bytes) -> Iterator[Document | Reject]:
 
 
 def _lines(piece: Piece, text: bytes, data: DataSettings) -> Iterator[Document | Reject]:
-    """JSON lines."""
+    """JSON objects, or sentences, one a line."""
     start, line = 0, piece.first
     while start < len(text):
         end = text.find(b"\n", start)
         end = len(text) if end < 0 else end
         raw = text[start:end]
         if piece.truncated and end == len(text):
-            yield _reject(piece, line, "cut off: the file is damaged", raw)
+            yield reject(piece, line, "cut off: the file is damaged", raw)
         elif raw.strip():
-            yield _line(piece, line, raw, data)
+            yield _line(piece, line, raw, data) if piece.file.format == ".jsonl" else _document(piece, line, raw)
         start, line = end + 1, line + 1
 
 
 def _line(piece: Piece, line: int, raw: bytes, data: DataSettings) -> Document | Reject:
     if len(raw) > LARGEST_DOCUMENT:
-        return _reject(piece, line, TOO_LARGE, raw)
+        return reject(piece, line, TOO_LARGE, raw)
     try:
         record = json.loads(raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
     except UnicodeDecodeError:
-        return _reject(piece, line, "not UTF-8", raw)
+        return reject(piece, line, "not UTF-8", raw)
     except (ValueError, RecursionError):
-        return _reject(piece, line, "malformed JSON", raw)
+        return reject(piece, line, "malformed JSON", raw)
     if not isinstance(record, dict):
-        return _reject(piece, line, "JSON, but no object", raw)
+        return reject(piece, line, "JSON, but no object", raw)
     return _field(piece, line, record, data)
 
 
@@ -136,11 +177,11 @@ def _python_rows(table: pa.Table) -> Iterator[dict[str, Any] | None]:
 
 def _document(piece: Piece, line: int, raw: bytes) -> Document | Reject:
     if len(raw) > LARGEST_DOCUMENT:
-        return _reject(piece, line, TOO_LARGE, raw)
+        return reject(piece, line, TOO_LARGE, raw)
     try:
         text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
     except UnicodeDecodeError:
-        return _reject(piece, line, "not UTF-8", raw)
+        return reject(piece, line, "not UTF-8", raw)
     return _checked(piece, line, text, None)
 
 
@@ -156,10 +197,10 @@ def _checked(piece: Piece, line: int, text: str, own_id: Any) -> Document | Reje
     if size > LARGEST_DOCUMENT:
         return Reject(piece.file.name, line, TOO_LARGE, text[:SAMPLE_LENGTH])
     key = own_id if isinstance(own_id, str | int) and str(own_id).strip() else line
-    return Document(f"{piece.file.name}:{key}".encode("utf-8", "replace").decode(), text)
+    return Document(f"{piece.file.name}:{key}".encode("utf-8", "replace").decode(), text, line=line)
 
 
-def _reject(piece: Piece, line: int, reason: str, raw: bytes) -> Reject:
+def reject(piece: Piece, line: int, reason: str, raw: bytes) -> Reject:
     return Reject(
         piece.file.name,
         line,

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings
 from data_prep.encoder import Encoder
 from data_prep.instances import make_instances
-from data_prep.records import Document, Reject, records
+from data_prep.records import Document, LeftOut, Reject, records
 from data_prep.sentences import clean, sentences
 from data_prep.slices import Slice
 
@@ -40,6 +40,7 @@ class ShardRecord:
     number: int
     records: int = 0  # documents and rejects
     rejects: dict[str, int] = field(default_factory=dict)  # reason: number
+    left_out: dict[str, int] = field(default_factory=dict)  # by a rule of the source, no part of `records`
     counts: dict[str, int] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # path: sha256, rows, tokens
     instances: dict[str, dict[str, list[dict[str, int]]]] = field(default_factory=dict)  # split: length: passes
@@ -67,12 +68,14 @@ class SplitBuilder:
 
     def __init__(self) -> None:
         self.ids: list[str] = []
+        self.titles: list[str] = []
         self.pieces: list[np.ndarray] = []
         self.token_counts: list[int] = []
         self.sentence_ends: list[np.ndarray] = []
 
-    def add(self, id: str, sentence_lengths: list[int], tokens: list[int], dtype: np.dtype) -> None:
-        self.ids.append(id)
+    def add(self, document: Document, sentence_lengths: list[int], tokens: list[int], dtype: np.dtype) -> None:
+        self.ids.append(document.id)
+        self.titles.append(document.title)
         self.pieces.append(np.array(tokens, dtype))
         self.token_counts.append(len(tokens))
         self.sentence_ends.append(np.cumsum(sentence_lengths, dtype=np.uint32))
@@ -84,6 +87,7 @@ class SplitBuilder:
             token_starts=np.cumsum([0, *self.token_counts], dtype=np.int64),
             sentence_ends=np.concatenate(self.sentence_ends),
             sentence_starts=np.cumsum([0, *map(len, self.sentence_ends)], dtype=np.int64),
+            titles=self.titles if any(self.titles) else None,
         )
 
 
@@ -100,7 +104,7 @@ def make_shard(
         if not tokens:
             add_reject(Reject(document.id, 0, "no token in it", document.text[:200]), rejects, reasons)
             continue
-        splits[split_of(document.text, data.heldout_share)].add(document.id, lengths, tokens, encoder.dtype)
+        splits[split_of(document.text, data.heldout_share)].add(document, lengths, tokens, encoder.dtype)
     for split, builder in splits.items():
         if builder.ids:
             documents = builder.documents()
@@ -121,14 +125,20 @@ def good_documents(
     found: Iterator[Document | Reject], record: ShardRecord, rejects: list[Reject], reasons: Counter[str]
 ) -> Iterator[Document]:
     """Cleaned documents; what is none goes to the rejects."""
+    left_out: Counter[str] = Counter()
     for item in found:
-        record.records += 1
+        if isinstance(item, LeftOut):
+            add_reject(item, rejects, left_out)
+            record.left_out = dict(sorted(left_out.items()))
+            continue
         if isinstance(item, Reject):
+            record.records += 1
             add_reject(item, rejects, reasons)
             continue
+        record.records += item.records
         cleaned = clean(item.text)
         if cleaned:
-            yield Document(item.id, cleaned)
+            yield replace(item, text=cleaned)
         else:
             add_reject(Reject(item.id, 0, "empty", ""), rejects, reasons)
 

@@ -2,9 +2,11 @@
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from html import unescape
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,12 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bert_lamb.settings import DataSettings
-from data_prep.sources import DamagedStream, RawStream, SourceError, SourceFile, raw_chunks
+from data_prep.sources import DamagedStream, RawStream, SourceError, SourceFile, Starts, raw_chunks
 
 MIB = 1 << 20
 LARGEST_DOCUMENT = 32 * MIB  # bytes; more is a file without borders, not a document
 LARGEST_GAP = 1024 * MIB  # bytes without a border between documents, after which the file is not what it seems
 LINE_END, BLANK_LINE = re.compile(rb"\n"), re.compile(rb"\n[ \t\r]*\n")
+PAGE_END, FIRST_PAGE = re.compile(rb"</page>"), b"<page>"
+LONGEST_HEAD = 4 * MIB  # bytes before the first page; real dumps have some KB
+NAMESPACE = re.compile(r'<namespace\s[^>]*?key="(-?\d+)"[^>]*>([^<]*)</namespace>')
+DROPPED_KEYS = (6, 14)  # File and Category in every wiki
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class Piece:
     first: int  # number of its first line or row, from 1
     row_group: int = 0
     truncated: bool = False  # the stream breaks off at its end, in the middle of a record
+    dropped_spaces: frozenset[str] = frozenset()  # of a dump: its names of the namespaces of pictures and categories
+    stream: tuple[int, int] | None = None  # of a dump: the stream where reading may begin, on disk and in raw text
 
 
 @dataclass
@@ -99,7 +107,7 @@ def plan_input(data: DataSettings, files: list[SourceFile], threads: int) -> Pla
 
 def whole_files(file: SourceFile, data: DataSettings) -> bool:
     """Every such file is one document."""
-    return file.format == ".txt" and data.txt_document == "file"
+    return file.format == ".txt" and data.txt_document == "file" and not data.sentences_per_document
 
 
 def plan_file(file: SourceFile, data: DataSettings) -> PlannedFile:
@@ -107,14 +115,16 @@ def plan_file(file: SourceFile, data: DataSettings) -> PlannedFile:
     try:
         if file.format == ".parquet":
             return _plan_parquet(file, data)
-        return _plan_text(file, data)
+        return _plan_dump(file, data) if file.format == ".xml" else _plan_text(file, data)
     except OSError as error:
         raise SourceError(f"data.paths: {file.path} cannot be read: {error.strerror or error}") from error
 
 
 def _plan_text(file: SourceFile, data: DataSettings) -> PlannedFile:
     digest, damage = hashlib.sha256(), None
-    borders = Borders(BLANK_LINE if file.format == ".txt" else LINE_END, data.shard_mib * MIB)
+    lines = file.format == ".jsonl" or data.sentences_per_document
+    separator = LINE_END if lines else BLANK_LINE
+    borders = Borders(separator, data.shard_mib * MIB, data.sentences_per_document or 1)
     whole = whole_files(file, data)
     try:
         for chunk in raw_chunks(file, data, digest):
@@ -123,7 +133,7 @@ def _plan_text(file: SourceFile, data: DataSettings) -> PlannedFile:
             elif not borders.feed(chunk):
                 raise SourceError(
                     f"data.paths: {file.path} holds {LARGEST_GAP // MIB} MiB without "
-                    f"{'the end of a line' if file.format == '.jsonl' else 'an empty line'}: is it really "
+                    f"{'the end of a line' if lines else 'an empty line'}: is it really "
                     f"{file.format}, one document after the other?"
                 )
     except DamagedStream as error:
@@ -138,14 +148,61 @@ def _plan_text(file: SourceFile, data: DataSettings) -> PlannedFile:
     return PlannedFile(file, size, digest.hexdigest(), pieces, [p.end - p.start for p in pieces], damage)
 
 
-class Borders:
-    """Where slices begin: at the first end of a record at least `step` bytes after the last one."""
+def _plan_dump(file: SourceFile, data: DataSettings) -> PlannedFile:
+    """Pieces end where a page does. Those near the start of an independent stream are read by their worker."""
+    digest, damage = hashlib.sha256(), None
+    borders = Borders(PAGE_END, data.shard_mib * MIB)
+    head = b""
+    starts: Starts = [(0, 0)] if file.compression == "" else []
+    try:
+        for chunk in raw_chunks(file, data, digest, starts=starts):
+            if FIRST_PAGE not in head and len(head) < LONGEST_HEAD:
+                head += chunk
+            if not borders.feed(chunk):
+                raise SourceError(f"data.paths: {file.path} holds {LARGEST_GAP // MIB} MiB without the end of a page")
+    except DamagedStream as error:
+        damage = str(error)
+    size = Path(file.path).stat().st_size
+    if FIRST_PAGE not in head:
+        damage = "no <page> in it: is it a MediaWiki dump?" + (f" ({damage})" if damage else "")
+        return PlannedFile(file, size, digest.hexdigest(), [], [], damage)
+    spaces = dropped_spaces(head.split(FIRST_PAGE, 1)[0])
+    pieces = []
+    for (start, first), (end, _) in pairwise([*borders.found, (borders.position, 0)]):
+        stream = nearest(starts, start, data.shard_mib * MIB)
+        if stream and file.compression == "":
+            stream = (start, start)
+        truncated = damage is not None and end == borders.position
+        if end > start:
+            pieces.append(Piece(file, start, end, first, truncated=truncated, dropped_spaces=spaces, stream=stream))
+    return PlannedFile(file, size, digest.hexdigest(), pieces, [p.end - p.start for p in pieces], damage)
 
-    def __init__(self, separator: re.Pattern[bytes], step: int) -> None:
+
+def dropped_spaces(head: bytes) -> frozenset[str]:
+    """Names of the namespaces of pictures and categories by the dump's <siteinfo>; the English ones hold everywhere."""
+    text = head.decode("utf-8", "replace")
+    named = (unescape(m[2]).strip().lower() for m in NAMESPACE.finditer(text) if int(m[1]) in DROPPED_KEYS)
+    return frozenset({"file", "image", "category", *named} - {""})
+
+
+def nearest(starts: Starts, place: int, most: int) -> tuple[int, int] | None:
+    """The last stream that begins at or before a place of the raw text; None where it begins too long before."""
+    index = bisect_right(starts, place, key=lambda s: s[1]) - 1
+    return starts[index] if index >= 0 and place - starts[index][1] <= most else None
+
+
+class Borders:
+    """Where slices begin: at the first end of a record at least `step` bytes after the last one.
+
+    With `lines`, only where so many lines, or a multiple of it, stand before.
+    """
+
+    def __init__(self, separator: re.Pattern[bytes], step: int, lines: int = 1) -> None:
         self.found = [(0, 1)]  # (offset, number of the line that begins there)
         self.position = 0
         self._separator = separator
         self._step = step
+        self._multiple = lines
         self._lines = 0  # ends of lines before `position`
         self._open = b""  # an end of line and blanks at the end of the last chunk: the separator may go on
 
@@ -153,18 +210,23 @@ class Borders:
         """The next bytes; False where no record has ended for too long."""
         text = self._open + chunk
         base = self.position - len(self._open)
+        wanted = 0
         while True:
-            wanted = max(0, self.found[-1][0] + self._step - base)
+            wanted = max(wanted, self.found[-1][0] + self._step - base)
             match = self._separator.search(text, wanted) if wanted < len(text) else None
             if match is None:
                 break
             line = self._lines + chunk.count(b"\n", 0, match.end() - len(self._open)) + 1
-            self.found.append((base + match.end(), line))
+            wanted = match.end()
+            if (line - 1) % self._multiple == 0:
+                self.found.append((base + match.end(), line))
         self._lines += chunk.count(b"\n")
         self.position += len(chunk)
         if self._separator is BLANK_LINE:
             kept = text.rstrip(b" \t\r")
             self._open = text[len(kept) - 1 :] if kept.endswith(b"\n") else b""
+        elif self._separator is PAGE_END:
+            self._open = text[-len(b"</page") :]
         return self.position - self.found[-1][0] <= self._step + LARGEST_GAP
 
 
@@ -188,7 +250,8 @@ def _plan_parquet(file: SourceFile, data: DataSettings) -> PlannedFile:
         columns = [about.column(i) for i in range(about.num_columns)]
         size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == data.text_field)
         parts = max(1, round(size / (data.shard_mib * MIB)))
-        cuts = [about.num_rows * i // parts for i in range(parts + 1)]
+        run = data.sentences_per_document or 1  # of which none is cut
+        cuts = [about.num_rows * i // parts // run * run for i in range(parts)] + [about.num_rows]
         for start, end in pairwise(cuts):
             if end > start:
                 pieces.append(Piece(file, start, end, row + start, group))
@@ -203,7 +266,7 @@ def payloads(slices: list[Slice], data: DataSettings) -> Iterator[tuple[Slice, l
     for piece_slice in slices:
         texts: list[bytes | None] = []
         for piece in piece_slice.pieces:
-            if piece.file.seekable:
+            if piece.file.seekable or piece.stream:
                 texts.append(None)
                 continue
             if whole_files(piece.file, data) and piece.end > LARGEST_DOCUMENT:
@@ -215,8 +278,10 @@ def payloads(slices: list[Slice], data: DataSettings) -> Iterator[tuple[Slice, l
         yield piece_slice, texts
 
 
-def read_piece(piece: Piece) -> bytes:
-    """The raw text of a piece of a seekable file."""
+def read_piece(piece: Piece, data: DataSettings) -> bytes:
+    """The raw text of a piece of a seekable file, or of one near the start of a stream."""
+    if piece.stream:
+        return RawStream(piece.file, data, piece.stream).read(piece.start, piece.end)
     with Path(piece.file.path).open("rb") as stream:
         stream.seek(piece.start)
         return stream.read(piece.end - piece.start)

@@ -1,5 +1,7 @@
 """The input: which files it has, what they hold, and their raw bytes as one stream each."""
 
+import bz2
+import codecs
 import gzip
 import hashlib
 import json
@@ -8,9 +10,11 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import zstandard
 
@@ -18,10 +22,14 @@ from bert_lamb.settings import DataSettings
 from data_prep import world
 
 FORMATS = (".txt", ".jsonl", ".parquet")
-COMPRESSIONS = ("", ".zst", ".gz")
+COMPRESSIONS = ("", ".zst", ".gz", ".bz2")
+DUMP = re.compile(r"(\.xml)(?:-p\d+p\d+)?(|\.bz2|\.gz|\.zst)\Z")  # Wikimedia cuts large dumps: ...xml-p1p41242.bz2
 WORD = re.compile(r"\w+")
 Page = tuple[str, str, str]  # key, title, text
 READ_SIZE = 1 << 20  # bytes of the file on disk at a time
+UNPACKED_SIZE = 1 << 24  # bytes that bz2 may unpack at a time: few packed bytes can hold gigabytes
+UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+Starts = list[tuple[int, int]]  # of the independent streams of a file: place on disk, place in its raw text
 
 
 class SourceError(Exception):
@@ -40,48 +48,57 @@ class SourceFile:
 
     name: str
     path: str  # "" for the embedded corpus
-    format: str  # of FORMATS
+    format: str  # of FORMATS, or ".xml"
     compression: str  # of COMPRESSIONS; "generated" for the embedded corpus
 
     @property
     def seekable(self) -> bool:
-        """Any part can be read without reading what stands before it."""
-        return self.compression == ""
+        """Any part can be read without what stands before it. Of a dump only the plan knows: it may be UTF-16."""
+        return self.compression == "" and self.format != ".xml"
 
 
 def source_files(data: DataSettings) -> list[SourceFile]:
     """The inputs that the settings name, each once; SourceError where there are none."""
     if data.source == "sample":
         return [SourceFile("sample", "", ".jsonl", "generated")]
+    if data.source == "wikipedia_dump" and find_spec("mwparserfromhell") is None:
+        raise SourceError(
+            "data.source=wikipedia_dump needs the package mwparserfromhell, which is not installed: run "
+            "`make install` again, or pip install 'bert-lamb[train]'"
+        )
     found: dict[str, SourceFile] = {}
     for asked in data.paths:
-        for file in _files_of(asked):
+        for file in _files_of(asked, data.source):
             found.setdefault(str(Path(file.path).resolve()), file)  # named twice is read once
     return list(found.values())
 
 
-def _files_of(asked: str) -> list[SourceFile]:
-    known = ", ".join(f + c for f in FORMATS for c in (COMPRESSIONS if f != ".parquet" else ("",)))
+def _files_of(asked: str, source: str) -> list[SourceFile]:
+    formats = (".xml",) if source == "wikipedia_dump" else FORMATS
+    known = ", ".join(f + c for f in formats for c in (COMPRESSIONS if f != ".parquet" else ("",)))
     path = Path(asked)
     if path.is_dir():
         below = sorted(p for p in path.rglob("*") if p.is_file())
-        files = [source_file(p, p.relative_to(path).as_posix()) for p in below if kind_of(p.name)]
+        files = [source_file(p, p.relative_to(path).as_posix(), source) for p in below if kind_of(p.name, source)]
         if not files:
             raise SourceError(f"data.paths: no text in {asked}: it holds none of {known}")
         return files
     if path.is_file():
-        if not kind_of(path.name):
+        if not kind_of(path.name, source):
             raise SourceError(f"data.paths: {asked} is of no known kind; convert it to one of {known}")
-        return [source_file(path, path.name)]
+        return [source_file(path, path.name, source)]
     matches = sorted(Path(p) for p in glob(asked, recursive=True) if Path(p).is_file())  # noqa: PTH207 (absolute globs)
-    files = [source_file(p, p.name) for p in matches if kind_of(p.name)]
+    files = [source_file(p, p.name, source) for p in matches if kind_of(p.name, source)]
     if not files:
         raise SourceError(f"data.paths: {asked} does not exist, or matches none of {known}; correct data.paths")
     return files
 
 
-def kind_of(name: str) -> tuple[str, str] | None:
-    """(format, compression) by a file's name; None where it is no text of ours."""
+def kind_of(name: str, source: str) -> tuple[str, str] | None:
+    """(format, compression) by a file's name; None where it is no text of this source."""
+    if source == "wikipedia_dump":
+        ending = DUMP.search(name)
+        return (ending[1], ending[2]) if ending else None
     for compression in COMPRESSIONS:
         for kind in FORMATS:
             if name.endswith(kind + compression) and (kind != ".parquet" or not compression):
@@ -89,8 +106,8 @@ def kind_of(name: str) -> tuple[str, str] | None:
     return None
 
 
-def source_file(path: Path, name: str) -> SourceFile:
-    kind = kind_of(path.name)
+def source_file(path: Path, name: str, source: str) -> SourceFile:
+    kind = kind_of(path.name, source)
     assert kind is not None
     return SourceFile(name, str(path), *kind)
 
@@ -113,8 +130,15 @@ def shuffled(documents: Iterable[Page], seed: int) -> Iterator[Page]:
         yield key, title, WORD.sub(lambda _: next(drawn), text)
 
 
-def raw_chunks(file: SourceFile, data: DataSettings, digest: "hashlib._Hash | None" = None) -> Iterator[bytes]:
-    """A file's bytes, decompressed; `digest` sees those on disk. DamagedStream after the last good ones."""
+def raw_chunks(
+    file: SourceFile, data: DataSettings, digest: "hashlib._Hash | None" = None, start: int = 0,
+    starts: Starts | None = None,
+) -> Iterator[bytes]:  # fmt: skip
+    """A file's bytes, decompressed; `digest` sees those on disk. DamagedStream after the last good ones.
+
+    `start` is the place on disk to begin at, that of a stream. `starts` collects them where parts of the file can
+    be read alone; a dump in UTF-16 becomes UTF-8 and has none.
+    """
     if file.compression == "generated":
         for line in sample_lines(data):
             if digest:
@@ -122,13 +146,12 @@ def raw_chunks(file: SourceFile, data: DataSettings, digest: "hashlib._Hash | No
             yield line
         return
     with Path(file.path).open("rb") as stream:
+        stream.seek(start)
         packed = iter(lambda: stream.read(READ_SIZE), b"")
         if digest:
             packed = _watched(packed, digest)
-        if file.compression == "":
-            yield from packed
-        else:
-            yield from _unpacked(packed, file.compression)
+        chunks = packed if file.compression == "" else _unpacked(packed, file.compression, starts)
+        yield from _utf8(chunks, starts) if file.format == ".xml" and start == 0 else chunks
 
 
 def _watched(chunks: Iterator[bytes], digest: "hashlib._Hash") -> Iterator[bytes]:
@@ -137,24 +160,47 @@ def _watched(chunks: Iterator[bytes], digest: "hashlib._Hash") -> Iterator[bytes
         yield chunk
 
 
-def _unpacked(packed: Iterator[bytes], compression: str) -> Iterator[bytes]:
+def _utf8(chunks: Iterator[bytes], starts: Starts | None) -> Iterator[bytes]:
+    """UTF-16, known by its mark, as UTF-8 (half a pair becomes bytes that are none); other text as it is."""
+    first = next(chunks, b"")
+    encoding = UTF16.get(first[:2])
+    if encoding is None:
+        yield first
+        yield from chunks
+        return
+    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+    try:
+        for chunk in chain([first[2:]], chunks):
+            yield decoder.decode(chunk).encode("utf-8", "surrogatepass")
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise DamagedStream(f"broken UTF-16: {error.reason}") from error
+    finally:
+        if starts is not None:
+            starts.clear()
+
+
+def _unpacked(packed: Iterator[bytes], compression: str, starts: Starts | None = None) -> Iterator[bytes]:
     """Decompressed frames, one after the other; the packed input is read to its end in any case."""
-    zstd = zstandard.ZstdDecompressor()
     state = None
+    read = given = 0
     for chunk in packed:
+        read += len(chunk)
         while chunk:
             if state is None:
                 if not chunk.strip(b"\0"):  # padding after the last gzip member
                     break
-                state = zstd.decompressobj() if compression == ".zst" else zlib.decompressobj(wbits=31)
+                state = _decompressor(compression)
+                if starts is not None:
+                    starts.append((read - len(chunk), given))
             try:
-                out = state.decompress(chunk)
-            except (zstandard.ZstdError, zlib.error, gzip.BadGzipFile) as error:
+                for out in _pieces(state, chunk):
+                    given += len(out)
+                    yield out
+            except (zstandard.ZstdError, zlib.error, gzip.BadGzipFile, OSError) as error:  # OSError: bz2's
                 for _ in packed:
                     pass
                 raise DamagedStream(f"broken {compression} data: {error}") from error
-            if out:
-                yield out
             chunk = state.unused_data if state.eof else b""
             if state.eof:
                 state = None
@@ -162,14 +208,33 @@ def _unpacked(packed: Iterator[bytes], compression: str) -> Iterator[bytes]:
         raise DamagedStream(f"the {compression} data ends too early: the file is truncated")
 
 
-class RawStream:
-    """Exact ranges of a file's raw bytes, in rising order."""
+def _decompressor(compression: str) -> Any:
+    if compression == ".bz2":
+        return bz2.BZ2Decompressor()
+    return zstandard.ZstdDecompressor().decompressobj() if compression == ".zst" else zlib.decompressobj(wbits=31)
 
-    def __init__(self, file: SourceFile, data: DataSettings) -> None:
+
+def _pieces(state: Any, chunk: bytes) -> Iterator[bytes]:
+    """What a chunk unpacks to; bz2's in pieces of bounded size."""
+    if not isinstance(state, bz2.BZ2Decompressor):
+        out = state.decompress(chunk)
+    else:
+        out = state.decompress(chunk, UNPACKED_SIZE)
+        while not state.eof and not state.needs_input:
+            yield out
+            out = state.decompress(b"", UNPACKED_SIZE)
+    if out:
+        yield out
+
+
+class RawStream:
+    """Exact ranges of a file's raw bytes, in rising order; `start` is a stream's place on disk and in the raw text."""
+
+    def __init__(self, file: SourceFile, data: DataSettings, start: tuple[int, int] = (0, 0)) -> None:
         self.file = file
-        self._chunks = raw_chunks(file, data)
+        self._chunks = raw_chunks(file, data, start=start[0])
         self._rest = memoryview(b"")
-        self._position = 0
+        self._position = start[1]
 
     def read(self, start: int, end: int) -> bytes:
         """Bytes [start, end); fewer where the stream is damaged before `end`."""

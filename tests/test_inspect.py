@@ -1,6 +1,7 @@
 """`inspect` shows what training reads: the same sequence, mask and batch."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from tools import make_store, tiny
 
 from bert_lamb.data.masking import masked_counts
 from bert_lamb.data.order import Order
+from bert_lamb.data.store import read_documents, write_documents
 from data_prep.inspect import InspectError, View, joined
 
 
@@ -45,6 +47,16 @@ def test_the_batch_is_the_step_s(tmp_path):
     assert summary.startswith("step 4 of phase 1: 24 sequences of epoch ")
     assert [int(line.split(",")[1].split()[1]) for line in beginnings] == chosen.instance[:8].tolist()
     assert more == "  ... and 16 more"
+
+
+def test_a_title_stands_beside_the_id(tmp_path):
+    shown = view(tmp_path)
+    for path in shown.folder.glob("train/documents-*.arrow"):
+        documents = read_documents(path)
+        titles = [f"Title of {id}" for id in documents.ids]
+        write_documents(path, replace(documents, tokens=documents.tokens.copy(), titles=titles))
+    assert list(shown.sequence(3, 5))[1].startswith("  A: made:0-")
+    assert " (Title of made:0-" in list(shown.sequence(3, 5))[1]
 
 
 def test_what_is_not_there_is_named(tmp_path):

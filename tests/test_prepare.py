@@ -5,6 +5,8 @@ import os
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from prepare_tools import command, corpus, data_settings, digests, overrides, write_jsonl, write_text
 
@@ -231,3 +233,19 @@ def test_the_embedded_corpus_comes_with_its_questions(tmp_path):
 def test_real_text(tmp_path):
     prepare(data_settings(paths=[os.environ["BERT_LAMB_TEXT"]], vocab_size=8000, processes=0), tmp_path / "store")
     assert not verify_store(tmp_path / "store", read_manifest(tmp_path / "store"))
+
+
+def test_runs_of_sentences_are_the_same_for_any_number_of_processes(tmp_path):
+    lines = [s.replace(" ", " " * 300) for text in write_text(6, 900) for s in text.split("\n")][:1700]
+    pq.write_table(pa.table({"text": lines}), tmp_path / "a.parquet", row_group_size=1000, compression=None)
+    (tmp_path / "b.txt").write_text("\n".join(lines))
+    paths = [tmp_path / "a.parquet", tmp_path / "b.txt"]
+    for processes in (1, 3):
+        data = data_settings(paths=paths, sentences_per_document=30, passes=1, processes=processes)
+        prepare(data, tmp_path / str(processes))
+    assert digests(tmp_path / "1") == digests(tmp_path / "3")
+    manifest = read_manifest(tmp_path / "1")
+    assert manifest["settings"]["sentences_per_document"] == 30
+    assert any("30 consecutive ones are a document" in note for note in manifest["notes"])
+    assert manifest["counts"]["records"] == 3400
+    assert manifest["counts"]["documents"] + manifest["counts"]["heldout_documents"] == 34 + 24 + 57

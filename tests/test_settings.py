@@ -72,6 +72,7 @@ MANY = {  # override: what the one message must hold
     "hardware.devices=3": "hardware.devices=3",
     "phase2.global_batch=4": "phase2.global_batch=4 cannot be cut into equally many micro-batches",
     "hardware.micro_batch_tokens=128": "phase2.global_batch=4",
+    "data.sentences_per_document=5": "data.sentences_per_document=5 is for data.source=text",
     "data.lower_case=false": "data.lower_case=False, but the data in",
     "handover.moments=some": "handover.moments=some: choose one of keep, keep_reset_step, fresh",
     "optimizer.no_decay=[bias,LayerNrom]": "optimizer.no_decay part 'LayerNrom' matches no parameter",

@@ -13,7 +13,7 @@ from prepare_tools import data_settings, write_jsonl, write_text
 from data_prep import slices as slices_module
 from data_prep.records import Document, Reject, records
 from data_prep.sentences import clean, cut, sentences
-from data_prep.slices import BLANK_LINE, LINE_END, Borders, payloads, plan_input
+from data_prep.slices import BLANK_LINE, LINE_END, PAGE_END, Borders, payloads, plan_input
 from data_prep.sources import SourceError, source_files
 
 
@@ -78,6 +78,22 @@ def test_borders_do_not_depend_on_how_the_file_is_read(separator, chunk):
             assert not before.splitlines()[-1].strip()
     expected = [0, 12, 22, 32, 53] if separator is LINE_END else [0, 13, 30, 54]
     assert [offset for offset, _ in borders.found] == expected
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 7, 8, 1000])
+@pytest.mark.parametrize(
+    ("borders", "text", "expected"),
+    [
+        (lambda: Borders(PAGE_END, 5), b"<page>a\n</page>\n<page>bb</page><page>\n\nc</page>\n</m>",
+         [(0, 1), (15, 2), (31, 3), (47, 5)]),
+        (lambda: Borders(LINE_END, 3, 4), b"a\n" * 21, [(0, 1), (8, 5), (16, 9), (24, 13), (32, 17), (40, 21)]),
+    ],
+)  # fmt: skip
+def test_ends_of_pages_and_of_runs_of_lines_are_found_in_chunks_of_any_size(borders, text, expected, chunk):
+    found = borders()
+    for start in range(0, len(text), chunk):
+        assert found.feed(text[start : start + chunk])
+    assert found.found == expected
 
 
 def test_bad_records_are_counted_with_place_and_reason_and_the_rest_goes_on(tmp_path):
@@ -229,3 +245,35 @@ def test_endless_sentences_are_cut_at_blanks():
     assert max(map(len, pieces)) <= 10_000
     assert all(p.startswith("word") for p in pieces)
     assert list(cut("x" * 25, 10)) == ["x" * 10, "x" * 10, "x" * 5]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "a.jsonl.zst", "a.parquet"])
+def test_a_list_of_sentences_becomes_documents_of_equal_runs(tmp_path, monkeypatch, name):
+    """Borders are those of the list, wherever it is cut into slices."""
+    lines = [s for text in write_text(5, 120) for s in text.split("\n")][:203]
+    if name == "a.parquet":
+        pq.write_table(pa.table({"text": lines}), tmp_path / name, row_group_size=500)
+    elif ".jsonl" in name:
+        write_jsonl(tmp_path / name, lines)
+    else:
+        content = "\n".join(lines).encode()
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    data = data_settings(paths=[tmp_path], sentences_per_document=10)
+    expected = ["\n".join(lines[i : i + 10]) for i in range(0, 203, 10)]
+    for step in (1 << 20, 1000):  # data.shard_mib is then 1,000 bytes
+        monkeypatch.setattr(slices_module, "MIB", step)
+        documents, rejects, plan = read(data)
+        assert [d.text for d in documents] == expected
+        assert [d.id for d in documents] == [f"{name}:{i}" for i in range(1, 204, 10)]
+        assert [d.records for d in documents] == [10] * 20 + [3]
+        assert not rejects
+        assert (len(plan.slices) > 5) == (step == 1000)
+
+
+def test_a_bad_sentence_moves_no_border(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"One.\nTwo.\n\nFour.\nF\xffve.\nSix.\n \n\n\nTen.")
+    documents, rejects, _ = read(data_settings(paths=[tmp_path], sentences_per_document=3))
+    assert [(d.id, d.text) for d in documents] == [
+        ("a.txt:1", "One.\nTwo."), ("a.txt:4", "Four.\nSix."), ("a.txt:10", "Ten.")
+    ]  # fmt: skip
+    assert [(r.line, r.reason) for r in rejects] == [(5, "not UTF-8")]

@@ -1,7 +1,7 @@
 """The token store: Arrow IPC files and a manifest. One record batch a file, so columns are arrays without a copy.
 
 <folder>/manifest.json, vocab.txt
-<folder>/train/documents-00000.arrow         id, tokens, sentence_ends
+<folder>/train/documents-00000.arrow         id, tokens, sentence_ends (of a dump also title)
 <folder>/train/seq128-pass0-00000.arrow      spans into the tokens of the documents file of the same number
 <folder>/heldout/...                         the same for documents kept from training (pass 0 only)
 """
@@ -36,6 +36,7 @@ class Documents:
     token_starts: np.ndarray  # [D + 1] int64: document d is tokens[token_starts[d]:token_starts[d + 1]]
     sentence_ends: np.ndarray  # [S] uint32: where each sentence ends, counted from its document's first token
     sentence_starts: np.ndarray  # [D + 1] int64: document d owns sentence_ends[sentence_starts[d]:...]
+    titles: list[str] | None = None  # of each document, where the source has titles apart from its text
 
 
 @dataclass
@@ -76,7 +77,10 @@ def write_documents(path: Path, documents: Documents) -> None:
     ends = pa.LargeListArray.from_arrays(
         pa.array(documents.sentence_starts, pa.int64()), pa.array(documents.sentence_ends, pa.uint32())
     )
-    _write(path, {"id": pa.array(documents.ids, pa.string()), "tokens": tokens, "sentence_ends": ends})
+    columns = {"id": pa.array(documents.ids, pa.string()), "tokens": tokens, "sentence_ends": ends}
+    if documents.titles is not None:
+        columns["title"] = pa.array(documents.titles, pa.string())
+    _write(path, columns)
 
 
 def read_documents(path: Path) -> Documents:
@@ -89,6 +93,7 @@ def read_documents(path: Path) -> Documents:
         token_starts=tokens.offsets.to_numpy(),
         sentence_ends=ends.values.to_numpy(),
         sentence_starts=ends.offsets.to_numpy(),
+        titles=batch.column("title").to_pylist() if "title" in batch.schema.names else None,
     )
 
 

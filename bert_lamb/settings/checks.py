@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from bert_lamb.settings.schema import PhaseSettings, Settings
 
 CHOICES = {
-    "data.source": ("sample", "text"),
+    "data.source": ("sample", "text", "wikipedia_dump"),
     "data.txt_document": ("file", "blank_line"),
     "optimizer.preset": ("paper", "google", "apex", "nvlamb", "nlamb", "nnlamb", "lans", "adamw", "lars"),
     "optimizer.bias_correction": (None, "none", "moments", "learning_rate"),
@@ -26,6 +26,7 @@ AT_LEAST = {  # key: smallest value that makes sense
     "model.heads": 1,
     "model.intermediate": 1,
     "data.passes": 1,
+    "data.sentences_per_document": 0,
     "data.shard_mib": 1,
     "data.processes": 0,
     "phase1.global_batch": 1,
@@ -164,6 +165,11 @@ def _data(s: Settings) -> Iterator[str]:
                 f"phase{number}.seq_len={s.phase(number).seq_len} is not among data.seq_lens="
                 f"{list(s.data.seq_lens)}: add it there, so that `prepare` cuts instances of that length"
             )
+    if s.data.sentences_per_document and s.data.source != "text":
+        yield (
+            f"data.sentences_per_document={s.data.sentences_per_document} is for data.source=text; "
+            f"{s.data.source} has documents of its own: set it to 0"
+        )
     if s.data.vocab is None and s.data.vocab_size < 100:
         yield f"data.vocab_size={s.data.vocab_size}: a vocabulary to be trained needs at least 100 entries"
 

@@ -30,10 +30,11 @@ class DataSettings:
 
     name: str = MISSING  # folder below root
     root: str = MISSING
-    source: str = MISSING  # "sample" (the embedded corpus) or "text" (files)
-    paths: list[str] = MISSING  # text: files, folders or globs of .txt, .jsonl (both also .zst, .gz), .parquet
+    source: str = MISSING  # "sample" (the embedded corpus), "text" (files) or "wikipedia_dump" (pages-articles.xml)
+    paths: list[str] = MISSING  # text: files, folders or globs of .txt, .jsonl (both also packed), .parquet
     text_field: str = MISSING  # jsonl, parquet: the field that holds the text
     txt_document: str = MISSING  # .txt: "file" (one document a file) or "blank_line" (empty lines part documents)
+    sentences_per_document: int = MISSING  # text: for lists of sentences without borders; 0: as the files say
     articles: int = MISSING  # sample: encyclopedia-like documents
     books: int = MISSING  # sample: story-like documents
     shuffled: bool = MISSING  # sample: its words shuffled over the whole corpus, a control that teaches no meaning
