@@ -145,6 +145,8 @@ class Assembly:
             raise TrainingStoppedError(f"{trouble}, after {progress.rollbacks} roll-backs (max_rollbacks). {way_out}")
         checkpoints = list_checkpoints(self._checkpoints(number))
         good = rollback_target(checkpoints, r.every)
+        if good is None:
+            raise TrainingStoppedError(f"{trouble}, and there is no checkpoint to go back to. {way_out}")
         self._event("rolled back", phase=number, step=progress.step, to=good.name, because=trouble)
         progress.roll_back(load_checkpoint(good, self.bert, self.optimizer))
         self.strategy.barrier()  # every rank has read before rank 0 writes

@@ -38,11 +38,13 @@ from bert_lamb.run import (
 from bert_lamb.settings import Settings, command, finetune_recipe, recipe_hash, settings_yaml
 from bert_lamb.tasks.squad_data import (
     Question,
+    SquadError,
     Windows,
     cut_windows,
     epoch_batches,
     make_batch,
     micro_batches,
+    missing_files,
     read_squad,
     subset,
     trainable,
@@ -79,11 +81,7 @@ class Squad:
 
 def check(s: Settings) -> list[str]:
     """Problems that can be told before a file is read."""
-    problems = [
-        f"finetune.{name}={path}: no such file; name a SQuAD v1.1 JSON file (also .zst)"
-        for name, path in (("train_file", s.finetune.train_file), ("dev_file", s.finetune.dev_file))
-        if not Path(path).is_file()
-    ]
+    problems = missing_files(s.finetune)
     if inside_torchrun():
         problems.append("fine-tuning is one process on one device: start it without torchrun")
     return problems
@@ -121,6 +119,11 @@ def load_squad(s: Settings, folder: RunFolder) -> Squad:
     """Questions and windows, with the tokenizer of the run's own data."""
     tokenizer = load_tokenizer(data_folder(s), folder.manifest())  # refuses a vocabulary not of the run's data
     train, unmatched = trainable(read_squad(Path(s.finetune.train_file)))
+    if not train:
+        raise SquadError(
+            f"finetune.train_file={s.finetune.train_file}: none of its {len(unmatched)} questions has an answer that "
+            "stands where the file says; nothing to learn from"
+        )
     train, dev = subset(train, s.finetune.max_train_questions, s.seed), read_squad(Path(s.finetune.dev_file))
     score(dev, {})  # refuses a file without gold answers before hours are spent
     if unmatched:

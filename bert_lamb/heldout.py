@@ -4,9 +4,12 @@ import numpy as np
 import torch
 
 from bert_lamb.assembly import Assembly
+from bert_lamb.data.hashing import key, permute
 from bert_lamb.data.masking import masked_counts
 from bert_lamb.data.order import Chosen
 from bert_lamb.data.packing import cut_global_batch
+
+HELDOUT = 4  # domain of the key, beside order.ORDER, masking.MASKS and assembly.DROPOUT
 
 
 def heldout_numbers(run: Assembly, number: int) -> dict[str, float]:
@@ -17,7 +20,8 @@ def heldout_numbers(run: Assembly, number: int) -> dict[str, float]:
         return {}
     data.static_shapes = False
     zeros = np.zeros(count, np.int64)
-    chosen = Chosen(epoch=zeros, pass_=zeros, instance=np.arange(count))
+    # drawn over all shards, by a key that knows no seed: runs of other seeds are read on the same sequences
+    chosen = Chosen(epoch=zeros, pass_=zeros, instance=permute(np.arange(count), data.tables.sizes[0], key(HELDOUT)))
     lengths = data.tables.rows(zeros, chosen.instance).spans.lengths
     sums = torch.zeros(2, dtype=torch.float64, device=run.strategy.device)
     run.bert.eval()

@@ -15,13 +15,14 @@ from bert_lamb.optim import decay_groups
 from bert_lamb.parallel import device_count, use_cuda
 from bert_lamb.run import data_folder
 from bert_lamb.settings import ModelSettings, Settings
+from bert_lamb.tasks.squad_data import missing_files
 
 BYTES_PER_PARAMETER = 16  # weight, gradient and two moments, fp32
 
 
 def preflight_problems(s: Settings) -> list[str]:
     """What would stop this run later, besides the settings themselves."""
-    problems = [*_devices(s), *_split(s), *_patterns(s)]
+    problems = [*_devices(s), *_split(s), *_patterns(s), *missing_files(s.finetune)]
     if s.model.init_from is not None and not Path(s.model.init_from).is_dir():
         problems.append(f"model.init_from={s.model.init_from}: no such folder")
     folder = data_folder(s)

@@ -20,6 +20,7 @@ from bert_lamb.summary import summary
 
 log = logging.getLogger(__name__)
 
+LAST_LINES = 30  # of a stage's messages, kept for the summary
 STAGES = ("data_prep.prepare", "bert_lamb.pretrain", "bert_lamb.finetune", "bert_lamb.report")
 
 
@@ -29,11 +30,11 @@ def trial(s: Settings) -> None:
     hydra = HydraConfig.get()
     overrides, number = list(hydra.overrides.task), int(hydra.job.num)
     log.info("trial %d: %s", number, " ".join(overrides))
-    failed = next((stage for stage in STAGES if _run(stage, overrides)), None)
+    failed, reason = next(((stage, words) for stage in STAGES if (words := _run(stage, overrides))), (None, None))
     if failed:
         log.error("trial %d: %s failed; the others go on", number, failed)
     folder = None if failed == STAGES[0] else str(locate_run(s).path)
-    record = {"overrides": overrides, "folder": folder, "failed": failed}
+    record = {"overrides": overrides, "folder": folder, "failed": failed, "reason": reason}
     folder_of_sweep = Path(hydra.sweep.dir)
     folder_of_sweep.mkdir(parents=True, exist_ok=True)
     write_whole(folder_of_sweep / f"trial-{number:03d}.json", (json.dumps(record, indent=1) + "\n").encode())
@@ -54,14 +55,26 @@ def main() -> None:
     if not trials:  # --cfg, --help
         return
     table = summary([Path(t["folder"]) for t in trials if t["folder"]])
-    failures = "".join(f"\nfailed in {t['failed']}: {' '.join(t['overrides'])}" for t in trials if t["failed"])
+    failures = "".join(
+        f"\nfailed in {t['failed']}: {' '.join(t['overrides'])}\n  {t['reason']}" for t in trials if t["failed"]
+    )
     write_whole(folder / "summary.md", (table + failures + "\n").encode())
     print(f"{table}{failures}\n\n{folder / 'summary.md'}")
     sys.exit(1 if failures else 0)
 
 
-def _run(stage: str, overrides: list[str]) -> int:
-    return subprocess.run([sys.executable, "-m", stage, *overrides], check=False).returncode
+def _run(stage: str, overrides: list[str]) -> str | None:
+    """Runs a stage, its messages shown; None where it ended well, else its last words."""
+    process = subprocess.Popen([sys.executable, "-m", stage, *overrides], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    lines: list[str] = []
+    for line in process.stderr:
+        sys.stderr.write(line)
+        lines = [*lines, line.rstrip()][-LAST_LINES:]
+    if process.wait() == 0:
+        return None
+    errors = [i for i, line in enumerate(lines) if line.startswith("error: ")]
+    return "\n  ".join(lines[errors[-1] :] if errors else lines[-1:]) or f"exit code {process.returncode}"
 
 
 if __name__ == "__main__":

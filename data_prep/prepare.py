@@ -45,7 +45,9 @@ def main(s: Settings) -> None:
         sys.exit(EXIT_STOPPED)
     except OSError as error:
         if error.errno != errno.ENOSPC:
-            raise
+            raise PrepareError(
+                f"{error} (reading data.paths or writing below data.root={s.data.root}); finished shards are kept"
+            ) from error
         raise PrepareError(
             f"no space left below data.root={s.data.root}: free some, or choose another data.root; finished "
             "shards are kept, the same command goes on"

@@ -12,6 +12,7 @@ from bert_lamb.settings import DataSettings
 from data_prep.slices import BLANK_LINE, LARGEST_DOCUMENT, MIB, Piece, Slice, read_piece, whole_files
 
 SAMPLE_LENGTH = 200  # characters of a rejected record that are kept
+ROWS_AT_ONCE = 256  # of a parquet row group in memory; one may hold a million
 TOO_LARGE = f"larger than {LARGEST_DOCUMENT // MIB} MiB"
 
 
@@ -154,19 +155,25 @@ def _rows(piece: Piece, data: DataSettings) -> Iterator[Document | Reject]:
     try:
         parquet = pq.ParquetFile(piece.file.path)
         columns = [c for c in (data.text_field, "id") if c in parquet.schema_arrow.names]
-        table = parquet.read_row_group(piece.row_group, columns=columns)
+        batches = parquet.iter_batches(ROWS_AT_ONCE, row_groups=[piece.row_group], columns=columns)
+        before = 0  # rows of the group that lie behind us
+        for batch in batches:
+            here = batch.slice(
+                min(batch.num_rows, max(0, piece.start - before)), max(0, piece.end - max(before, piece.start))
+            )
+            for number, row in enumerate(_python_rows(here), piece.first + max(0, before - piece.start)):
+                if row is None:
+                    yield Reject(piece.file.name, number, "not UTF-8", "")
+                else:
+                    yield _field(piece, number, row, data)
+            before += batch.num_rows
+            if before >= piece.end:
+                return
     except (pa.ArrowException, OSError) as error:
         yield Reject(piece.file.name, piece.first, "unreadable row group", str(error)[:SAMPLE_LENGTH])
-        return
-    rows = table.slice(piece.start, piece.end - piece.start)
-    for number, row in enumerate(_python_rows(rows), piece.first):
-        if row is None:
-            yield Reject(piece.file.name, number, "not UTF-8", "")
-        else:
-            yield _field(piece, number, row, data)
 
 
-def _python_rows(table: pa.Table) -> Iterator[dict[str, Any] | None]:
+def _python_rows(table: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
     """Row by row, so that one string which is not UTF-8 costs one row; None for such a row."""
     for index in range(table.num_rows):
         try:

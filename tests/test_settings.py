@@ -24,7 +24,8 @@ from bert_lamb.budget import budget, budget_text
 from bert_lamb.data.manifest import write_manifest
 from bert_lamb.preflight import preflight_problems
 from bert_lamb.run import RunFolder, TrainingStoppedError, list_checkpoints, open_run
-from bert_lamb.settings import Settings, SettingsError, conf_dir, recipe, recipe_hash, setting_problems
+from bert_lamb.settings import Settings, SettingsError, conf_dir, recipe, recipe_hash, setting_problems, source_of
+from bert_lamb.settings.command import sources_with
 
 PACKAGES = [Path(__file__).parents[1] / name for name in ("bert_lamb", "data_prep")]
 
@@ -78,6 +79,12 @@ MANY = {  # override: what the one message must hold
     "optimizer.no_decay=[bias,LayerNrom]": "optimizer.no_decay part 'LayerNrom' matches no parameter",
     "optimizer.beta1=1": "optimizer.beta1=1.0",
     "masking.share=0.9": "masking.share=0.9",
+    "seed=-1": "seed=-1: must be at least 0",
+    "data.seed=-1": "data.seed=-1: must be at least 0",
+    "data.seq_lens=[32,64,64]": "data.seq_lens=[32, 64, 64]: different lengths",
+    "finetune.lr=nan": "finetune.lr=nan: must be above 0",
+    "finetune.arms=[scratch]": "train.json: no such file; name a SQuAD v1.1 JSON file (also .zst), or finetune.arms=[]",
+    "model.initializer_range=0": "model.initializer_range=0.0: must be above 0",
     "model.init_from=nowhere": "model.init_from=nowhere: no such folder",
 }  # fmt: skip
 
@@ -112,6 +119,9 @@ def test_each_of_these_problems_is_told_alone(place: Path, override: str) -> Non
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("data.paths=/my/texts", "data.paths: a list is expected; write data.paths=[first,second]"),
+        ("phase1=seq64", "phase1 is a group of settings: choose a file of conf/phase"),
+        ("data.paths=[/my texts/é]", "values with blanks or other signs stand in quotes of their own"),
         ("phase1.global_bach=64", "unknown setting 'phase1.global_bach'; did you mean phase1.global_batch"),
         ("+phase1.global_bach=64", "unknown setting 'phase1.global_bach'; did you mean phase1.global_batch"),
         ("+nonsense=1", "unknown setting 'nonsense'"),
@@ -359,6 +369,22 @@ def test_diverging_raises_on_every_rank(place: Path, monkeypatch: pytest.MonkeyP
     folder = open_run(tiny(place, "run.name=at-once", "recovery.max_skipped_in_row=1", *ONE_MICRO_BATCH))
     with pytest.raises(TrainingStoppedError):
         stage.pretrain(folder)
+
+
+def test_overridden_values_are_no_longer_the_papers() -> None:
+    """A value from the command line keeps no source of the value that it replaced."""
+    sources = {"model": "arXiv 1810.04805", "model.dropout": "ours", "phase1.peak_lr": "NVIDIA", "phase1": "the paper"}
+    given = ["experiment=bert_large_64k_32k", "phase1.peak_lr=0.02", "model=base", "phase@phase2=seq128", "run.name=x"]
+    changed = sources_with(sources, given)
+    shown = {
+        key: source_of(changed, key) for key in ("model.dropout", "model.layers", "phase1.peak_lr", "phase1.steps")
+    }
+    assert shown == {
+        "model.dropout": "the command line", "model.layers": "the command line",
+        "phase1.peak_lr": "the command line", "phase1.steps": "the paper",
+    }  # fmt: skip
+    assert source_of(changed, "phase2.seq_len") == "the command line"
+    assert "experiment" not in changed
 
 
 def test_a_folder_of_another_recipe_is_refused(command, place: Path) -> None:

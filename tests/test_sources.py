@@ -43,6 +43,20 @@ def test_every_format_gives_the_same_documents(tmp_path):
     assert by_file["d"][8].id == "d.parquet:9"
 
 
+def test_one_large_row_group_is_read_in_steps(tmp_path, monkeypatch):
+    """Slices cut it where they like; each row comes once, in order, under its number."""
+    monkeypatch.setattr("data_prep.records.ROWS_AT_ONCE", 7)
+    texts = [f"Document {i}. " + "word " * 3000 for i in range(200)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", use_dictionary=False)
+    data = data_settings(paths=[tmp_path], shard_mib=1)
+    found, rejects, plan = read(data)
+    assert len(plan.slices) >= 3
+    assert not rejects
+    assert [(d.id, d.text.split(".")[0]) for d in found] == [
+        (f"a.parquet:{i + 1}", f"Document {i}") for i in range(200)
+    ]
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst", "a.txt", "a.txt.gz", "a.parquet"])
 def test_cuts_into_many_slices_lose_and_double_nothing(tmp_path, monkeypatch, name):
     texts = write_text(2, 60)

@@ -114,7 +114,7 @@ def tiny_overrides(folder: Path) -> list[str]:
         "model.attention_dropout=0.1", "phase1.peak_lr=0.01", "phase1.decay_power=1", "phase1.decay_origin=start",
         "phase2.peak_lr=0.002", "phase2.decay_power=1", "phase2.decay_origin=start", "model.name=tiny",
         "model.layers=2", "model.hidden=32", "model.heads=2", "model.intermediate=64", "model.max_positions=64",
-        "finetune.max_length=64", "finetune.max_query=16", "finetune.stride=16",
+        "finetune.arms=[]", "finetune.max_length=64", "finetune.max_query=16", "finetune.stride=16",
         "phase1.lr_batch=24", "phase1.lr_rule=given", "phase1.hold_steps=0",
         "phase2.lr_batch=12", "phase2.lr_rule=given", "phase2.hold_steps=0",
         "phase1.seq_len=32", "phase1.global_batch=24", "phase1.steps=6", "phase1.warmup_steps=2",

@@ -43,9 +43,10 @@ def verify_store(folder: Path, manifest: dict[str, Any]) -> list[str]:
     changed since is hashed again.
     """
     stamp_path = folder / f".verified-{socket.gethostname()}.json"
-    stamps: dict[str, list] = {}
-    if stamp_path.is_file():
-        stamps = json.loads(stamp_path.read_text())
+    try:
+        stamps: dict[str, list] = json.loads(stamp_path.read_text())
+    except (OSError, ValueError):  # none yet, or half of one: then everything is hashed
+        stamps = {}
 
     def check(item: tuple[str, dict]) -> tuple[str, list | None, str | None]:
         name, about = item

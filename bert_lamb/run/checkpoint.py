@@ -97,11 +97,11 @@ def read_progress(path: Path) -> Progress:
     return Progress(**json.loads((path / "state.json").read_text()))
 
 
-def rollback_target(checkpoints: list[Path], every: int) -> Path:
-    """The newest one of a multiple of `every` steps at which nothing was wrong. Others are there by the chance of when
-    a run was cut, and where it goes back to must not depend on that (law 2)."""
+def rollback_target(checkpoints: list[Path], every: int) -> Path | None:
+    """The newest one of a multiple of `every` steps at which nothing was wrong; None where someone removed it. Others
+    are there by the chance of when a run was cut, and where it goes back to must not depend on that (law 2)."""
     states = ((path, read_progress(path)) for path in reversed(checkpoints))
-    return next(path for path, state in states if state.step % every == 0 and state.quiet)
+    return next((path for path, state in states if state.step % every == 0 and state.quiet), None)
 
 
 def set_aside(path: Path) -> None:

@@ -65,7 +65,10 @@ class Dashboard:
 
     def close(self) -> None:
         if self._run is not None:
-            self._run.finish()
+            try:
+                self._run.finish()
+            except Exception as error:
+                log.warning("W&B did not take its last numbers (%s); metrics.jsonl has them all", error)
 
 
 class StepTotals:

@@ -20,6 +20,7 @@ CHOICES = {
     "inspect.phase": (1, 2),
     "run.wandb": ("auto", "online", "offline", "disabled"),
 }
+LEAST_LENGTH = 8  # [CLS] a [SEP] b [SEP] and something to mask
 AT_LEAST = {  # key: smallest value that makes sense
     "model.layers": 1,
     "model.hidden": 1,
@@ -33,8 +34,10 @@ AT_LEAST = {  # key: smallest value that makes sense
     "phase2.global_batch": 1,
     "phase1.steps": 1,
     "phase2.steps": 1,
-    "phase1.seq_len": 8,  # [CLS] a [SEP] b [SEP] and something to mask
-    "phase2.seq_len": 8,
+    "seed": 0,
+    "data.seed": 0,
+    "phase1.seq_len": LEAST_LENGTH,
+    "phase2.seq_len": LEAST_LENGTH,
     "finetune.batch": 1,
     "finetune.epochs": 1,
     "finetune.max_train_questions": 0,
@@ -121,6 +124,8 @@ def _ranges(s: Settings) -> Iterator[str]:
 
 
 def _model(s: Settings) -> Iterator[str]:
+    if not s.model.initializer_range > 0:
+        yield f"model.initializer_range={s.model.initializer_range}: must be above 0"
     if s.model.heads >= 1 and s.model.hidden % s.model.heads:
         yield f"model.hidden={s.model.hidden} is no multiple of model.heads={s.model.heads}"
     for number in (1, 2):
@@ -170,6 +175,8 @@ def _data(s: Settings) -> Iterator[str]:
             f"data.sentences_per_document={s.data.sentences_per_document} is for data.source=text; "
             f"{s.data.source} has documents of its own: set it to 0"
         )
+    if len(set(s.data.seq_lens)) < len(s.data.seq_lens) or min(s.data.seq_lens, default=0) < LEAST_LENGTH:
+        yield f"data.seq_lens={list(s.data.seq_lens)}: different lengths of at least {LEAST_LENGTH} tokens are expected"
     if s.data.vocab is None and s.data.vocab_size < 100:
         yield f"data.vocab_size={s.data.vocab_size}: a vocabulary to be trained needs at least 100 entries"
 
@@ -221,6 +228,10 @@ def _handover(s: Settings) -> Iterator[str]:
 
 def _finetune(s: Settings) -> Iterator[str]:
     f = s.finetune
+    if not f.lr > 0:  # NaN included
+        yield f"finetune.lr={f.lr}: must be above 0"
+    if not f.weight_decay >= 0:
+        yield f"finetune.weight_decay={f.weight_decay}: must not be negative"
     if f.max_length > s.model.max_positions:
         yield (f"finetune.max_length={f.max_length} exceeds model.max_positions={s.model.max_positions}: shorten it")
     if f.max_query + f.stride + 3 > f.max_length:

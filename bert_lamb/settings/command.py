@@ -7,11 +7,13 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,6 +23,7 @@ from bert_lamb.settings.schema import Settings
 
 Check = Callable[[Settings], list[str]]
 
+GROUP_FOLDERS = {"phase1": "phase (phase@phase1=...)", "phase2": "phase (phase@phase2=...)"}
 EXIT_SETTINGS = 2  # the shell's usual code for wrong usage
 
 
@@ -87,7 +90,9 @@ def command(
     def task(config: DictConfig) -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
         try:
-            stage(to_settings(config, check) if checked else OmegaConf.to_object(config))  # type: ignore[arg-type]
+            settings: Settings = OmegaConf.to_object(config) if not checked else to_settings(config, check)  # type: ignore[assignment]
+            given = HydraConfig.get().overrides.task
+            stage(dataclasses.replace(settings, sources=sources_with(settings.sources, given)))
         except Exception as error:
             if not getattr(error, "for_people", False):
                 raise
@@ -104,6 +109,14 @@ def command(
     return run
 
 
+def sources_with(sources: dict[str, str], overrides: Sequence[str]) -> dict[str, str]:
+    """The sources of settings, where these overrides of the command line replaced a value, a group or a part of one."""
+    parsed = OverridesParser.create().parse_overrides([*overrides])
+    changed = [o.package or o.key_or_group for o in parsed if o.key_or_group != "experiment"]
+    kept = {k: v for k, v in sources.items() if not any(k == c or k.startswith(f"{c}.") for c in changed)}
+    return kept | dict.fromkeys(changed, "the command line")
+
+
 def compose_message(error: Exception) -> str:
     """Hydra's and OmegaConf's errors as: key, value, nearest valid key."""
     text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
@@ -116,9 +129,18 @@ def compose_message(error: Exception) -> str:
     value = re.search(r"Value '(.+?)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)", text)
     if value and full:
         return f"{full.group(1)}={value.group(1)}: a value of type {value.group(2).lower()} is expected"
+    if full and re.search(r"\w+ is not a ListConfig", text):
+        return f"{full.group(1)}: a list is expected; write {full.group(1)}=[first,second]"
+    if full and re.search(r"is not a subclass of \w+Settings", text):
+        key = full.group(1)
+        folder = GROUP_FOLDERS.get(key, key)
+        return f"{key} is a group of settings: choose a file of conf/{folder}, or set {key}.<key>=value"
     unreadable = getattr(error, "override", None)
-    if unreadable and unreadable not in text:
-        return f"{unreadable} cannot be read as key=value: {text}"
+    if unreadable:
+        return (
+            f"{unreadable} cannot be read as key=value ({text.splitlines()[0]}); values with blanks or other signs "
+            """stand in quotes of their own: 'data.paths=["/my texts"]'"""
+        )
     return text.split("\nSee ")[0]
 
 

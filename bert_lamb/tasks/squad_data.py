@@ -29,6 +29,16 @@ class SquadError(Exception):
     for_people = True
 
 
+def missing_files(f: FinetuneSettings) -> list[str]:
+    """Question files that are not there, as problems of settings."""
+    return [
+        f"finetune.{name}={path}: no such file; name a SQuAD v1.1 JSON file (also .zst), or finetune.arms=[] for "
+        "pretraining alone"
+        for name, path in (("train_file", f.train_file), ("dev_file", f.dev_file))
+        if f.arms and not Path(path).is_file()
+    ]
+
+
 @dataclass
 class Question:
     id: str
