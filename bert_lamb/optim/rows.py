@@ -48,15 +48,16 @@ def update(
     stacks = stacked(params, grads, exp_avgs, exp_avg_sqs)
     numbers = numbers_of(grads, steps, rule, scale.to(exp_avgs[0].dtype))
     found: dict[int, Tensor] = {}  # a tensor's place: norms of its weights and of each update
-    for stack in stacks:
-        norms = torch.stack(run(first_pass, stack, compiled, numbers, finite, rule), dim=1)
+    verdicts = spread(stacks, finite.expand(len(params), 1))
+    for stack, own, verdict in zip(stacks, spread(stacks, numbers), verdicts, strict=True):
+        norms = torch.stack(run(first_pass, stack, compiled, own, verdict, rule), dim=1)
         if len(stack.members) == 1:
             norms = torch.linalg.vector_norm(norms, rule.norm, dim=0, keepdim=True)
         found.update(zip(stack.members, norms.unbind(), strict=True))
     readings, sizes = sizes_of(torch.stack([found[i] for i in range(len(params))]), steps, lr, rule)
     numbers = torch.cat([numbers, sizes], dim=1)
-    for stack in stacks:
-        run(second_pass, stack, compiled, numbers, finite, rule)
+    for stack, own, verdict in zip(stacks, spread(stacks, numbers), verdicts, strict=True):
+        run(second_pass, stack, compiled, own, verdict, rule)
         if stack.copied:
             for tensors, column in zip((params, grads, exp_avgs, exp_avg_sqs), stack.columns, strict=True):
                 if tensors is not grads:
@@ -132,17 +133,22 @@ def second_pass(
 def run(
     function: Callable[..., list[Tensor]], stack: Stack, compiled: bool, numbers: Tensor, finite: Tensor, rule: Rule
 ) -> list[Tensor]:  # fmt: skip
-    """A pass over a stack: compiled, at once; else by blocks whose temporaries stay in the cache. numbers: [n, K]."""
+    """A pass over a stack: compiled, at once; else by blocks whose temporaries stay in the cache."""
     rows, length = stack.columns[0].shape
-    numbers = numbers[stack.members]
-    numbers = numbers.repeat(rows, 1) if len(stack.members) == 1 else numbers
-    finite = finite.repeat(rows, 1)
     if compiled and stack.compilable:
         return through_compiler(function)(*stack.columns, numbers, finite, rule)
     block = max(1, SMALL // max(1, length))
     cuts = [slice(i, i + block) for i in range(0, rows, block)]
     parts = [function(*(c[cut] for c in (*stack.columns, numbers, finite)), rule) for cut in cuts]
     return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def spread(stacks: list[Stack], numbers: Tensor) -> Sequence[Tensor]:
+    """Numbers of tensors, [n, K], beside the rows of each stack, [R, K]."""
+    rows = [len(stack.columns[0]) for stack in stacks]
+    places = torch.tensor([place for stack in stacks for place in stack.members], device=numbers.device)
+    counts = [count // len(stack.members) for stack, count in zip(stacks, rows, strict=True) for _ in stack.members]
+    return numbers[places.repeat_interleave(torch.tensor(counts, device=numbers.device))].split(rows)
 
 
 @cache
