@@ -141,3 +141,13 @@ def test_fused_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     p.grad = torch.ones(2)
     with pytest.raises(RuntimeError, match=r"fused=True on cpu.*compiler"):
         Lamb([p], fused=True).step()
+
+
+def test_a_loaded_state_does_not_choose_the_path() -> None:
+    """Saved where there was a compiler, loaded where there is none."""
+    p = torch.nn.Parameter(torch.ones(2))
+    saved = Lamb([p], lr=0.5, fused=True).state_dict()
+    optimizer = Lamb([p], foreach=True)
+    optimizer.load_state_dict(saved)
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["foreach"], group["fused"]) == (0.5, True, None)

@@ -15,6 +15,8 @@ from bert_lamb.optim.plain import Readings
 from bert_lamb.optim.rule import Rule
 from bert_lamb.optim.sharded import Formula
 
+SPEED = ("foreach", "fused", "capturable")  # settings of the machine at hand, not of what was saved
+
 
 @dataclass
 class Batch:
@@ -122,13 +124,18 @@ class Layerwise(torch.optim.Optimizer):
         """Loads what this class or another optimizer with these state keys (torch's AdamW) saved.
 
         Settings of this class are taken, and missing ones keep their values here; of another optimizer's groups none
-        is. torch's own method narrows moments to their parameter's type: here they stay fp32 or wider.
+        is; what changes only speed stays too. torch's own method narrows moments to their parameter's type: here they
+        stay fp32 or wider.
         """
         groups = state_dict["param_groups"]
         if len(groups) == len(self.param_groups):
             own = [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups]
+            speed = [{k: group[k] for k in SPEED if k in group} for group in own]
             taken = [mine | (saved if "adapt" in saved else {}) for mine, saved in zip(own, groups, strict=True)]
-            groups = [mine | {"params": saved["params"]} for mine, saved in zip(taken, groups, strict=True)]
+            groups = [
+                mine | fast | {"params": saved["params"]}
+                for mine, fast, saved in zip(taken, speed, groups, strict=True)
+            ]
         super().load_state_dict({**state_dict, "param_groups": groups})
         for mine, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for p, i in zip(mine["params"], saved["params"], strict=True):
