@@ -44,8 +44,9 @@ class Lamb(Layerwise):
         preset: a name of PRESETS; "paper" is Algorithm 2 with bias correction.
         foreach, fused: as torch's optimizers name them. fused: two kernels for all tensors, of Triton on CUDA, of
             torch.compile on a CPU; its first step takes seconds. foreach: the same passes without a compiler. Both
-            None: fused where it fits (on a CPU: a C++ compiler and a group of 4 M parameters), else foreach; else and
-            at False: the plain definition. All paths give the same update, to rounding.
+            None: fused on a CPU where it fits (a C++ compiler and a group of 4 M parameters), else foreach; else and
+            at False: the plain definition. All paths give the same update, to rounding. Triton's kernels have run in
+            its interpreter only so far, so on CUDA they are taken where fused=True asks for them.
         capturable: taken because torch's optimizers take it; every path can be captured in a CUDA graph as it is
             (give `lr` as a tensor where it changes).
         switches: what differs from the preset: betas, eps, weight_decay, bias_correction, grad_averaging, adapt, norm,
@@ -109,7 +110,7 @@ def choose_path(batch: Batch) -> Path:
         if torch.compiler.is_compiling():  # whoever compiles the step has one graph of the definition
             return plain.update
         large = sum(p.numel() for p in batch.params) >= rows.WORTH_COMPILING
-        fused = has_triton() if kind == "cuda" else kind == "cpu" and large and rows.has_compiler()
+        fused = kind == "cpu" and large and rows.has_compiler()  # on CUDA once a GPU has run the kernels
         foreach = not fused
     if fused and (kind == "cuda" or interpreted()):
         from bert_lamb.optim import fused as triton_path  # triton comes with torch's CUDA builds only
