@@ -49,7 +49,7 @@ def draw_figures(run: RunRecord, folder: Path) -> list[tuple[str, str]]:
     """Writes every figure for which there are numbers; returns (file stem, caption) of each."""
     drawn = []
     makers: list[tuple[str, Callable[[RunRecord], Figure | None], str]] = [
-        ("squad", squad_figure, "SQuAD v1.1, by the official rules."),
+        ("squad", squad_figure, "F1 and exact match by SQuAD v1.1's rules."),
         ("loss", loss_figure, "Losses in nats; thin lines are single steps, thick ones a moving mean."),
         ("schedule", schedule_figure, "Learning rate, and the gradient's norm before any clipping."),
         (
@@ -89,7 +89,6 @@ def loss_figure(run: RunRecord) -> Figure | None:
     for number, (steps, values) in _columns(run, "heldout_mlm_loss"):
         size, named = (6 if len(steps) < 25 else 3), "MLM, held-out documents" if number == 1 else None
         axes.plot(steps, values, "--o", color=GREEN, markersize=size, linewidth=1, label=named)
-    axes.set_ylim(bottom=0)
     entropy = run.manifest.get("unigram_entropy_nats")
     if entropy:
         axes.axhline(entropy, color=GREY, linestyle=":", linewidth=2, label="unigram entropy: word counts alone")
@@ -135,7 +134,11 @@ def trust_figure(run: RunRecord) -> Figure | None:
         return None
     ratios = np.array([[r.get(name) or np.nan for _, r in readings] for name in adapted])
     steps = np.array([step for step, _ in readings], float)
-    edges = np.concatenate([[1.5 * steps[0] - 0.5 * steps[1]], (steps[1:] + steps[:-1]) / 2, steps[-1:]])
+    middles = (steps[1:] + steps[:-1]) / 2
+    border = _offset(run, 2)
+    crosses = (steps[:-1] <= border) & (border < steps[1:])  # a reading of phase 1 ends where its phase does
+    middles[crosses] = border
+    edges = np.concatenate([[1.5 * steps[0] - 0.5 * steps[1]], middles, steps[-1:]])
 
     kinds = [_kind_and_layer(name)[:2] for name in adapted]
     borders = [i for i in range(len(kinds) + 1) if i in (0, len(kinds)) or kinds[i] != kinds[i - 1]]

@@ -100,7 +100,7 @@ def read_run(path: Path) -> RunRecord:
 
 def recipe_rows(s: DictConfig) -> list[tuple[str, str, str]]:
     """Key, value and source of everything that decides the pretrained weights and the F1."""
-    parts = {part: plain(s)[part] for part in (*RECIPE_PARTS, "finetune")}
+    parts = {part: plain(s)[part] for part in (*RECIPE_PARTS, "finetune") if part in s}  # older runs lack some
     unset = {"optimizer": "the preset's", "phase2": "phase 1's schedule goes on"}  # what null means there
     return [
         (key, unset.get(key.split(".")[0], "none") if value is None else str(value), source_of(s.sources, key))

@@ -1,6 +1,7 @@
 """The report's words and tables, as Markdown, from a run's record alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from bert_lamb.report_run import PhaseRecord, RunRecord, recipe_rows
@@ -26,7 +27,17 @@ def verdict(run: RunRecord) -> str:
     named = ((pretrained, "with pretraining"), (scratch, "without"))
     f1s = [f"{arm.result['f1']:.2f} {words}" for arm, words in named if arm]
     some = pretrained or scratch
-    return f"SQuAD v1.1 F1 {', '.join(f1s)} ({some.result['questions']:,} questions)" if some else "No SQuAD result yet"
+    if not some:
+        return "Not fine-tuned yet"
+    return f"F1 {', '.join(f1s)} ({some.result['questions']:,} questions of {questions_of(run)})"
+
+
+def questions_of(run: RunRecord) -> str:
+    """Whose questions were answered: an F1 means nothing without them."""
+    if run.settings.data.source == "sample":
+        return "the embedded corpus"
+    official = any(arm.result["questions"] == DEV_QUESTIONS for arm in run.arms)
+    return "SQuAD v1.1" if official else Path(run.settings.finetune.dev_file).name
 
 
 def report_text(run: RunRecord, figures: list[tuple[str, str]]) -> str:
@@ -37,7 +48,7 @@ def report_text(run: RunRecord, figures: list[tuple[str, str]]) -> str:
     about = f"BERT-{s.model.name}, experiment `{s.experiment}`, seed {s.seed}."
     sections = [
         [f"# {run.name}", "", f"{verdict(run)}. {about}"],
-        ["## SQuAD v1.1", "", *_scores(run), "", pictures.get("squad", ""), *_paper(run)],
+        [f"## Questions of {questions_of(run)}", "", *_scores(run), "", pictures.get("squad", ""), *_paper(run)],
         ["## Pretraining", "", *_phases(run), "", *training],
         ["## What went wrong", "", *_events(run)],
         ["## Machine", "", *_machine(run)],
@@ -136,7 +147,20 @@ def _events(run: RunRecord) -> list[str]:
     for n, phase in run.phases.items():
         if phase.lines and not phase.result:
             rows.append(["-", "not finished", f"phase {n}, step {phase.steps}"])
+    rows += [["-", what, details] for what, details in _disappointments(run)]
     return table("time | what | where", rows) if rows else ["Nothing: no step was skipped, nothing was resumed."]
+
+
+def _disappointments(run: RunRecord) -> Iterator[tuple[str, str]]:
+    """Results that a reader should not miss among the numbers."""
+    entropy = run.manifest.get("unigram_entropy_nats")
+    for n, phase in run.phases.items():
+        loss = phase.last("mlm_loss") if phase.result else None
+        if entropy and loss is not None and loss >= entropy:
+            yield "nothing learnt but counts", f"phase {n}: MLM {loss:.3f}, unigram entropy {entropy:.3f}"
+    pretrained, scratch = run.arm("pretrained"), run.arm("scratch")
+    if pretrained and scratch and pretrained.result["f1"] <= scratch.result["f1"]:
+        yield "pretraining gained nothing", f"F1 {pretrained.result['f1']:.2f}, without {scratch.result['f1']:.2f}"
 
 
 def _machine(run: RunRecord) -> list[str]:

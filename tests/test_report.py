@@ -111,7 +111,8 @@ def row(text: str, start: str) -> list[str]:
 def test_the_whole_report(tmp_path):
     path = make_run(tmp_path / "sample-run", "phase2.global_batch=64", "phase2.seq_len=128", "phase1.peak_lr=0.01")
     line = write_report(path)
-    assert line == f"SQuAD v1.1 F1 92.51 with pretraining, 17.20 without (400 questions): {path / 'report/report.md'}"
+    scores = "F1 92.51 with pretraining, 17.20 without (400 questions of the embedded corpus)"
+    assert line == f"{scores}: {path / 'report/report.md'}"
     text = (path / "report/report.md").read_text()
     assert row(text, "pretrained-0123456789-seed0")[1:4] == ["400", "92.51", "90.51"]
     assert row(text, "2 | done")[2:] == ["10 of 10", "64", "128", "640", "64,000", "0", "5", "128"]
@@ -171,10 +172,10 @@ def test_lines_after_a_resume_replace_those_before(tmp_path):
 @pytest.mark.parametrize(
     ("missing", "words"),
     [
-        (["squad"], ["Not fine-tuned yet.", "No SQuAD result yet"]),
+        (["squad"], ["Not fine-tuned yet.", "Not fine-tuned yet."]),
         (["squad", "phase2"], ["| 2 | not started | 0 of 10 |"]),
         (["phase2/result.json"], ["| 2 | not finished | 10 of", "| - | not finished | phase 2, step 10 |"]),
-        (["squad/pretrained-0123456789-seed0"], ["SQuAD v1.1 F1 17.20 without (400 questions)"]),
+        (["squad/pretrained-0123456789-seed0"], ["F1 17.20 without (400 questions of the embedded corpus)"]),
         (["phase1", "phase2", "squad", "plan.json", "machine.json", "data_manifest.json", "events.jsonl"],
          ["| 1 | not started | 0 of 20 |", "Not known yet.", "Nothing: no step was skipped"]),
     ],
@@ -203,10 +204,31 @@ def test_figures_go_with_their_stage(tmp_path):
     assert "(squad.png)" not in text
 
 
+def test_disappointments_are_said(tmp_path, no_figures):
+    """Losses of 5.0 are below an entropy of 6.125, and 92.51 is above 17.20."""
+    path = make_run(tmp_path / "good", f1=(92.51, 17.2))
+    write_report(path)
+    assert "learnt but counts" not in (path / "report/report.md").read_text()
+    path = make_run(tmp_path / "bad", f1=(17.2, 17.2))
+    manifest = json.loads((path / "data_manifest.json").read_text())
+    (path / "data_manifest.json").write_text(json.dumps(manifest | {"unigram_entropy_nats": 3.5}))
+    write_report(path)
+    text = (path / "report/report.md").read_text()
+    assert text.count("nothing learnt but counts") == 2
+    assert row(text, "- | pretraining gained nothing")[2] == "F1 17.20, without 17.20"
+
+
+@pytest.mark.parametrize(("dev_file", "named"), [("/x/dev-v1.1.json", "dev-v1.1.json"), ("/x/own.json", "own.json")])
+def test_questions_are_named_by_their_file(tmp_path, no_figures, dev_file, named):
+    """400 of them are not SQuAD's development set, whatever the file is called."""
+    path = make_run(tmp_path / "run", "data=text", f"finetune.dev_file={dev_file}", "data.seq_lens=[64,128]")
+    assert f"(400 questions of {named})" in write_report(path)
+
+
 def test_folders_of_older_versions_can_be_read(tmp_path, no_figures):
-    """A setting that came later is not in their settings.yaml, one that went is."""
+    """A setting that came later is not in their settings.yaml, a part neither, one that went is."""
     path = make_run(tmp_path / "run")
-    settings = (path / "settings.yaml").read_text().replace("  stride:", "  bygone:")
+    settings = (path / "settings.yaml").read_text().replace("  stride:", "  bygone:").replace("recovery:", "forgotten:")
     (path / "settings.yaml").write_text(settings)
     write_report(path)
     assert row((path / "report/report.md").read_text(), "finetune.bygone")
@@ -255,7 +277,7 @@ def test_folders_on_the_command_line(tmp_path, monkeypatch, capsys, no_figures):
     monkeypatch.setattr("sys.argv", ["report", *map(str, paths)])
     main()
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("SQuAD v1.1 F1 92.51 with pretraining, 17.20 without")
+    assert out[0].startswith("F1 92.51 with pretraining, 17.20 without")
     assert out[2] == "| run | seed | MLM loss | held-out MLM loss | F1 | EM |"
     assert (paths[1] / "report/report.md").is_file()
 
