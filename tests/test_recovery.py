@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rank_pretrain import pretrain_for
-from safetensors.torch import load_file
-from tools import environment, losses_of, make_store, tiny, torchrun
+from tools import assert_same_bits, environment, losses_of, make_store, tiny, torchrun
 
 from bert_lamb.assembly import Assembly
 from bert_lamb.batch import LossSums
@@ -53,17 +52,6 @@ def fresh(place: Path, name: str, *overrides: str) -> RunFolder:
 def rollbacks(folder: RunFolder) -> list[tuple[int, int, str]]:
     events = map(json.loads, (folder.path / "events.jsonl").read_text().splitlines())
     return [(e["phase"], e["step"], e["to"]) for e in events if e["event"] == "rolled back"]
-
-
-def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
-    return load_file(folder.weights() / "model.safetensors") | load_file(folder.weights() / "optimizer.safetensors")
-
-
-def assert_same_bits(a: RunFolder, b: RunFolder) -> None:
-    ours, theirs = weights(a), weights(b)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert [losses_of(a.path, n) for n in (1, 2)] == [losses_of(b.path, n) for n in (1, 2)]
 
 
 NAN = float("nan")

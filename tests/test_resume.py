@@ -15,7 +15,7 @@ import pytest
 import torch
 from rank_pretrain import pretrain_for
 from safetensors.torch import load_file
-from tools import environment, losses_of, make_store, prepared, tiny, tiny_overrides, torchrun
+from tools import assert_same_bits, environment, losses_of, make_store, prepared, tiny, tiny_overrides, torchrun
 
 from bert_lamb.assembly import Assembly, seed_dropout
 from bert_lamb.pretrain import pretrain
@@ -29,20 +29,6 @@ CUTS = {  # name: finished steps, over both phases
     "in phase 2": STEPS[1] + DRAW.randint(1, STEPS[2] - 1),
     "after the last step": STEPS[1] + STEPS[2],
 }
-
-
-def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
-    """Weights and moments at the end."""
-    return load_file(folder.weights() / "model.safetensors") | load_file(folder.weights() / "optimizer.safetensors")
-
-
-def assert_same_bits(a: RunFolder, b: RunFolder) -> None:
-    ours, theirs = weights(a), weights(b)
-    assert ours.keys() == theirs.keys()
-    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
-    assert not different, f"{len(different)} of {len(ours)} differ, first {different[0]}"
-    for number in (1, 2):
-        assert losses_of(a.path, number) == losses_of(b.path, number)
 
 
 @pytest.fixture(scope="module", autouse=True)

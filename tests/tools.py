@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
 
 from bert_lamb.data.manifest import write_manifest
 from bert_lamb.data.store import (
@@ -22,6 +24,7 @@ from bert_lamb.data.store import (
     write_spans,
 )
 from bert_lamb.files import file_sha256
+from bert_lamb.run import RunFolder
 from bert_lamb.settings import Settings, conf_dir, register_schema, to_settings
 
 SPECIAL_IDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
@@ -147,8 +150,24 @@ def losses_of(folder: Path, number: int) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in map(json.loads, lines)}
 
 
+def _final_tensors(folder: RunFolder) -> dict[str, torch.Tensor]:
+    """Weights and moments at the end of a run."""
+    return load_file(folder.weights() / "model.safetensors") | load_file(folder.weights() / "optimizer.safetensors")
+
+
+def assert_same_bits(a: RunFolder, b: RunFolder) -> None:
+    """Two finished runs ended in the same weights and moments, and lost as much in every step."""
+    ours, theirs = _final_tensors(a), _final_tensors(b)
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not different, f"{len(different)} of {len(ours)} differ, first {different[0]}"
+    for number in (1, 2):
+        assert losses_of(a.path, number) == losses_of(b.path, number)
+
+
 __all__ = [
     "SPECIAL_IDS",
+    "assert_same_bits",
     "composed",
     "environment",
     "losses_of",
