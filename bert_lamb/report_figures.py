@@ -86,8 +86,10 @@ def loss_figure(run: RunRecord) -> Figure | None:
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
             named = label if number == 1 else None
             axes.plot(steps, _moving_mean(run, values), color=colour, linewidth=2, label=named)
-    for number, (steps, values) in _columns(run, "heldout_mlm_loss"):
-        size, named = (6 if len(steps) < 25 else 3), "MLM, held-out documents" if number == 1 else None
+    heldout = list(_columns(run, "heldout_mlm_loss"))
+    size = 6 if sum(len(steps) for _, (steps, _) in heldout) < 25 else 3
+    for number, (steps, values) in heldout:
+        named = "MLM, held-out documents" if number == 1 else None
         axes.plot(steps, values, "--o", color=GREEN, markersize=size, linewidth=1, label=named)
     entropy = run.manifest.get("unigram_entropy_nats")
     if entropy:
