@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from prepare_tools import corpus, data_settings
+from tools import make_store
 
 from data_prep.prepare import prepare
 
@@ -25,3 +27,20 @@ def finished(text, tmp_path_factory) -> Path:
 @pytest.fixture
 def store(finished, tmp_path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "store"))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """As the subprocesses that tests start, so that sums are the same bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder of the module's own, with the store of `tools.tiny` in it."""
+    folder = tmp_path_factory.mktemp("place")
+    make_store(folder / "data" / "made")
+    return folder

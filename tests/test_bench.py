@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tools import make_store, tiny
+from tools import tiny
 
 from bert_lamb.assembly import Assembly
 from bert_lamb.bench import step as bench
@@ -14,13 +14,6 @@ from bert_lamb.bench.peers import HandLoop, padded
 from bert_lamb.model import bert_config
 from bert_lamb.parallel import Single
 from bert_lamb.run import open_run
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bench")
-    make_store(folder / "data" / "made")
-    return folder
 
 
 @pytest.mark.parametrize("masked_head", [False, True])

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 from rank_pretrain import pretrain_for
-from tools import assert_same_bits, environment, losses_of, make_store, tiny, torchrun
+from tools import assert_same_bits, environment, fresh, losses_of, torchrun
 
 from bert_lamb.assembly import Assembly
 from bert_lamb.batch import LossSums
 from bert_lamb.data.loader import PhaseData, Step
 from bert_lamb.data.order import Order
 from bert_lamb.pretrain import pretrain
-from bert_lamb.run import Progress, RunFolder, TrainingStoppedError, list_checkpoints, open_run
+from bert_lamb.run import Progress, RunFolder, TrainingStoppedError, list_checkpoints
 from bert_lamb.settings import RecoverySettings
 
 RULE = RecoverySettings("rollback", 2, 2, 3, 1.0, 2, 3)  # 2 skips; a window of 3, 1 nat above its median, twice
@@ -30,23 +30,7 @@ NERVOUS = ("recovery.policy=rollback", "recovery.window=2", "recovery.spike_nats
 ROLLED_BACK = [(1, 8, "step-000006"), (2, 3, "step-000002")]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the subprocesses
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recovery")
-    make_store(folder / "data" / "made")
-    return folder
-
-
-def fresh(place: Path, name: str, *overrides: str) -> RunFolder:
-    return open_run(tiny(place, f"run.name={name}", *overrides))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def rollbacks(folder: RunFolder) -> list[tuple[int, int, str]]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from rank_pretrain import pretrain_for
 from safetensors.torch import load_file
-from tools import assert_same_bits, environment, losses_of, make_store, prepared, tiny, tiny_overrides, torchrun
+from tools import assert_same_bits, environment, fresh, losses_of, prepared, tiny_overrides, torchrun
 
 from bert_lamb.assembly import Assembly, seed_dropout
 from bert_lamb.pretrain import pretrain
@@ -31,23 +31,7 @@ CUTS = {  # name: finished steps, over both phases
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the subprocesses
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("resume")
-    make_store(folder / "data" / "made")
-    return folder
-
-
-def fresh(place: Path, name: str, *overrides: str) -> RunFolder:
-    return open_run(tiny(place, f"run.name={name}", *overrides))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("moments", ["keep", "keep_reset_step", "fresh"])

@@ -30,13 +30,6 @@ from bert_lamb.settings.command import sources_with
 PACKAGES = [Path(__file__).parents[1] / name for name in ("bert_lamb", "data_prep")]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("settings")
-    make_store(folder / "data" / "made")
-    return folder
-
-
 @dataclasses.dataclass
 class Outcome:
     code: int

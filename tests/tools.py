@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from bert_lamb.data.manifest import write_manifest
@@ -24,8 +23,8 @@ from bert_lamb.data.store import (
     write_spans,
 )
 from bert_lamb.files import file_sha256
-from bert_lamb.run import RunFolder
-from bert_lamb.settings import Settings, conf_dir, register_schema, to_settings
+from bert_lamb.run import RunFolder, open_run
+from bert_lamb.settings import Settings, compose_settings
 
 SPECIAL_IDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
 
@@ -93,9 +92,7 @@ def make_store(
 
 def composed(*overrides: str) -> Settings:
     """Settings as a command would compose them."""
-    register_schema()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return to_settings(compose("config", list(overrides)))
+    return compose_settings(overrides)
 
 
 def tiny(folder: Path, *overrides: str) -> Settings:
@@ -104,6 +101,11 @@ def tiny(folder: Path, *overrides: str) -> Settings:
     Every value of its recipe stands here, so that no change under conf/ moves a committed number.
     """
     return composed(*tiny_overrides(folder), *overrides)
+
+
+def fresh(folder: Path, name: str, *overrides: str) -> RunFolder:
+    """The run folder `name` of `tiny`, opened."""
+    return open_run(tiny(folder, f"run.name={name}", *overrides))
 
 
 def tiny_overrides(folder: Path) -> list[str]:
@@ -170,6 +172,7 @@ __all__ = [
     "assert_same_bits",
     "composed",
     "environment",
+    "fresh",
     "losses_of",
     "make_store",
     "prepared",

@@ -20,13 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-
 from bert_lamb.data.manifest import read_manifest
 from bert_lamb.files import drop_half_line
 from bert_lamb.finetune import arm_folder
 from bert_lamb.run import data_folder, locate_run
-from bert_lamb.settings import Settings, conf_dir, register_schema, to_settings
+from bert_lamb.settings import Settings, compose_settings
 from data_prep.world import PICTURES
 
 log = logging.getLogger(__name__)
@@ -71,9 +69,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("hydra").setLevel(logging.WARNING)
-    register_schema()
     study = Study(tuple(arguments.overrides), arguments.jobs, arguments.out.with_suffix(".jsonl"))
-    table, seeds = rows(settings_of(study.overrides)), range(arguments.seeds)
+    table, seeds = rows(compose_settings(study.overrides)), range(arguments.seeds)
     headline = [table[0], table[1], table[-1]]
     for row in (table[0], table[-1]):
         study.stage("data_prep.prepare", study.settings(row, 0))
@@ -102,7 +99,7 @@ class Study:
 
     def place(self, row: Row, seed: int) -> Path:
         """The arm's folder: its name and its run folder's carry hashes of all that decides the result."""
-        s = settings_of(self.settings(row, seed))
+        s = compose_settings(self.settings(row, seed))
         return arm_folder(s, locate_run(s), row.arm)
 
     def stage(self, module: str, overrides: tuple[str, ...]) -> None:
@@ -132,11 +129,6 @@ class Study:
         self.lines[row.words, seed] = line
 
 
-def settings_of(overrides: tuple[str, ...]) -> Settings:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return to_settings(compose("config", list(overrides)))
-
-
 def interval(differences: list[float]) -> tuple[float, float]:
     """Mean and half width of its 95% interval (Student's t)."""
     n = len(differences)
@@ -151,7 +143,7 @@ def page(table: list[Row], study: Study, seeds: int) -> str:
     pretrained, scratch, shuffled = (scores[table[i]] for i in (0, 1, -1))
     gain, half = interval([a - b for a, b in zip(pretrained, scratch, strict=True)])
     shuffled_gain, shuffled_half = interval([a - b for a, b in zip(shuffled, scratch, strict=True)])
-    tokens = read_manifest(data_folder(settings_of(study.overrides)))["counts"]["tokens"]
+    tokens = read_manifest(data_folder(compose_settings(study.overrides)))["counts"]["tokens"]
 
     def told(what: str) -> str:
         return ", ".join(sorted({str(line[what]) for row in table for line in lines[row]}))

@@ -9,11 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from bert_lamb.bench.sample_study import settings_of
 from bert_lamb.budget import schedule
 from bert_lamb.optim import Schedule
 from bert_lamb.report_figures import BLUE, GREY, NO_DATE, ORANGE, STYLE
-from bert_lamb.settings import Settings, register_schema
+from bert_lamb.settings import Settings, compose_settings
 
 FIGURES = Path("docs/figures")
 BATCHES = (512, 1024, 2048, 4096, 8192, 16_384, 32_768)  # arXiv 1904.00962, Table 1
@@ -24,7 +23,6 @@ LANS = Schedule(1.0, 4265, STEPS, 1.0, "warmup_end", hold_steps=2735)
 
 
 def main() -> None:
-    register_schema()
     FIGURES.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         for name, figure in (("schedule_shapes", shapes()), ("table1_rates", rows()), ("mixed_batch_rates", mixed())):
@@ -61,7 +59,7 @@ def rows() -> Figure:
     axes = figure.subplots()
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.8, len(BATCHES)))
     for batch, colour in reversed(list(zip(BATCHES, colours, strict=True))):
-        s = settings_of(("experiment=bert_large_table1", f"phase1.global_batch={batch}"))
+        s = compose_settings(("experiment=bert_large_table1", f"phase1.global_batch={batch}"))
         steps, rates = _both(s, points=4000)
         _curve(axes, steps, rates, colour, label=f"{_batch(batch)}: {s.phase1.steps + s.phase2.steps:,} steps")
         axes.plot(s.phase1.steps, schedule(s, 2)(0), "o", color=colour, markersize=6)
@@ -77,7 +75,7 @@ def rows() -> Figure:
 
 def mixed() -> Figure:
     """Row 64k/32k with NVIDIA's rates: the second phase warms up again."""
-    s = settings_of(("experiment=bert_large_64k_32k",))
+    s = compose_settings(("experiment=bert_large_64k_32k",))
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     axes = figure.subplots()
     for number, colour in ((1, BLUE), (2, ORANGE)):

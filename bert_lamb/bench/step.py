@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 
-from bert_lamb.assembly import Assembly, seed_dropout, should_compile
+from bert_lamb.assembly import Assembly, seed_dropout
 from bert_lamb.batch import PackedBatch
 from bert_lamb.bench.peers import HandLoop, TrainerLoop, padded, synchronize
 from bert_lamb.data.loader import PhaseData
@@ -28,7 +27,7 @@ from bert_lamb.model import bert_config, training_flops
 from bert_lamb.optim import set_lr
 from bert_lamb.parallel import Single, use_cuda
 from bert_lamb.run import StepTotals, StopRequest, machine_record, open_run
-from bert_lamb.settings import Settings, conf_dir, register_schema, to_settings
+from bert_lamb.settings import Settings, compose_settings
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +44,6 @@ class Contender:
     takes_padded: bool
     seconds: list[float] = field(default_factory=list)
     warm_up_s: float = 0.0  # first turn: compilation and first allocations
-
-    @property
-    def median_s(self) -> float:
-        return statistics.median(self.seconds)
 
 
 class Ours:
@@ -95,7 +90,6 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="settings, e.g. model.dropout=0 model.attention_dropout=0")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    register_schema()
     results = []
     for model in arguments.models:
         results.append(measure(model, arguments))
@@ -119,8 +113,7 @@ def measure(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
         run_folder.write_json("data_manifest.json", manifest)
         run = Assembly(s, run_folder, Single(device))
         data = run.data(1)
-        compiles = should_compile(s.hardware.compile, device)
-        contenders = line_up(s, run, data, device, folder, compiles)
+        contenders = line_up(s, run, data, device, folder)
         rounds = [range(i * arguments.steps, (i + 1) * arguments.steps) for i in range(arguments.rounds + 1)]
         counts: list[tuple[int, int]] = []  # real tokens and masked tokens of each counted step
         for number, steps in enumerate(rounds):
@@ -148,16 +141,14 @@ def whole_batch(data: PhaseData, step: int) -> PackedBatch:
     return replace(data, static_shapes=False).make(data.order.step(step), np.arange(data.order.global_batch))
 
 
-def line_up(
-    s: Settings, run: Assembly, data: PhaseData, device: torch.device, folder: str, compiles: bool
-) -> list[Contender]:
+def line_up(s: Settings, run: Assembly, data: PhaseData, device: torch.device, folder: str) -> list[Contender]:
     """Today's ways, each idea on top of the one before, and ours."""
     config = bert_config(s.model, VOCABULARY, run.special.pad)
     hand = {
         "hand-written loop, bf16, sdpa": {},
         "the same, head on masked positions": {"masked_head": True},
     }
-    if compiles:
+    if run.compiled:
         hand["hand-written loop, compiled"] = {"compiled": True}
         hand["the same, head on masked positions, compiled"] = {"masked_head": True, "compiled": True}
     ours = [Contender("ours" + (", compiled" if run.compiled else ", eager"), Ours(s, data, run), False)]
@@ -176,8 +167,7 @@ def settings_of(model: str, arguments: argparse.Namespace, folder: str) -> Setti
         f"run.root={folder}",
         "run.name=bench", "run.wandb=disabled",
     ]  # fmt: skip
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return to_settings(compose("config", [*own, *arguments.overrides]))
+    return compose_settings([*own, *arguments.overrides])
 
 
 def record(

@@ -133,7 +133,7 @@ class MetricsLog:
         mlm, nsp = totals.mlm / counts.masked, totals.nsp / counts.sequences
         line: dict[str, Any] = {
             "step": progress.step,
-            "loss": mlm + nsp,
+            "loss": totals.loss(counts),
             "mlm_loss": mlm,
             "nsp_loss": nsp,
             "mlm_accuracy": totals.mlm_correct / counts.masked,

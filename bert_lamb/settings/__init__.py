@@ -1,6 +1,7 @@
 from bert_lamb.settings.checks import SettingsError, setting_problems, without_effect
 from bert_lamb.settings.command import (
     command,
+    compose_settings,
     conf_dir,
     phase_steps,
     read_settings,
@@ -48,6 +49,7 @@ __all__ = [
     "SettingsError",
     "as_dict",
     "command",
+    "compose_settings",
     "conf_dir",
     "difference",
     "finetune_recipe",

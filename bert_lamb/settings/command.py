@@ -64,6 +64,13 @@ def to_settings(config: DictConfig, check: Check | None = None) -> Settings:
     return settings
 
 
+def compose_settings(overrides: Sequence[str]) -> Settings:
+    """Settings as a command with these overrides would compose them."""
+    register_schema()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return to_settings(hydra.compose("config", list(overrides)))
+
+
 def read_settings(path: Path) -> Settings:
     """Settings that a stage wrote beside its results; composes nothing."""
     schema = OmegaConf.structured(Settings)
