@@ -10,15 +10,14 @@ from typing import Any
 import torch
 
 from bert_lamb.batch import LossSums, PackedBatch
-from bert_lamb.budget import micro_batch
 from bert_lamb.data.hashing import key
 from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.loader import PhaseData, Step
 from bert_lamb.data.masking import MaskRule
 from bert_lamb.data.order import Order
-from bert_lamb.data.packing import SpecialIds
+from bert_lamb.data.packing import DROPOUT, SpecialIds
 from bert_lamb.data.vocabulary import VOCABULARY, continuation_pieces, read_vocabulary
-from bert_lamb.model import build_bert, pretraining_losses
+from bert_lamb.model import build_bert, pretraining_losses, takes_varlen
 from bert_lamb.optim import LARS, PRESETS, Lamb, Lars, decay_groups, has_compiler
 from bert_lamb.parallel import Single
 from bert_lamb.run import (
@@ -41,7 +40,7 @@ from bert_lamb.settings import OptimizerSettings, Settings
 
 log = logging.getLogger(__name__)
 
-DROPOUT = 3  # domain of the keys, beside order.ORDER and masking.MASKS
+SHAPES = 32  # more than a run's micro-batches have: beyond its limit the compiler would give up without a word
 PRECISIONS = {"bf16": torch.float32, "fp32": torch.float32, "fp64": torch.float64}  # of the weights
 
 
@@ -63,8 +62,10 @@ class Assembly:
         self.parameters = list(self.bert.parameters())
         self.compiled = should_compile(s.hardware.compile, strategy.device)
         self.optimizer = make_optimizer(self.bert, s.optimizer, self.compiled)
+        self._bf16 = s.hardware.precision == "bf16"
         self._losses: Callable[..., LossSums] = pretraining_losses
         if self.compiled:
+            torch._dynamo.config.recompile_limit = SHAPES
             self._losses = torch.compile(pretraining_losses, dynamic=False)
         self._rollback_every = s.recovery.every if s.recovery.policy == "rollback" else None
         self._dashboard: Dashboard | None = None
@@ -78,10 +79,10 @@ class Assembly:
 
     def losses(self, batch: PackedBatch, compiled: bool = True) -> LossSums:
         """Summed losses of a micro-batch at the run's precision."""
-        bf16 = self.settings.hardware.precision == "bf16"
-        cast = torch.autocast(self.strategy.device.type, torch.bfloat16) if bf16 else nullcontext()
+        cast = torch.autocast(self.strategy.device.type, torch.bfloat16) if self._bf16 else nullcontext()
         with cast:
-            return (self._losses if compiled else pretraining_losses)(self.bert, batch)
+            function = self._losses if compiled else pretraining_losses
+            return function(self.bert, batch, self.settings.hardware.recompute)
 
     def data(self, number: int, split: str = "train") -> PhaseData:
         """The batches of a phase for this rank."""
@@ -96,7 +97,8 @@ class Assembly:
             ),
             ids=self.special,
             seq_len=phase.seq_len,
-            micro_batch=micro_batch(s, number),
+            micro_batch_tokens=s.hardware.micro_batch_tokens,
+            padded=not takes_varlen(self.strategy.device, torch.bfloat16 if self._bf16 else torch.float32),
             rank=self.strategy.rank,
             ranks=self.strategy.ranks,
             static_shapes=self.compiled,
@@ -242,5 +244,8 @@ def make_deterministic() -> None:
 
 
 def seed_dropout(seed: int, phase: int, step: int, micro_batch: int, rank: int) -> None:
-    """Dropout is a function of its place, so that a resumed run draws what the uncut one drew."""
+    """For a GPU's attention kernel, which draws from torch's generator: the same again in a resumed run.
+
+    All other dropout depends on the sequence alone (model/dropout.py).
+    """
     torch.manual_seed(int(key(DROPOUT, seed, phase, step, micro_batch, rank)) >> 1)

@@ -7,7 +7,6 @@ from bert_lamb.assembly import Assembly
 from bert_lamb.data.hashing import key, permute
 from bert_lamb.data.masking import masked_counts
 from bert_lamb.data.order import Chosen
-from bert_lamb.data.packing import cut_global_batch
 
 HELDOUT = 4  # domain of the key, beside order.ORDER, masking.MASKS and assembly.DROPOUT
 
@@ -26,7 +25,7 @@ def heldout_numbers(run: Assembly, number: int) -> dict[str, float]:
     sums = torch.zeros(2, dtype=torch.float64, device=run.strategy.device)
     run.bert.eval()
     with torch.no_grad():
-        for rows in cut_global_batch(lengths, run.strategy.ranks, data.micro_batch)[run.strategy.rank]:
+        for rows in data.cut(lengths):
             if len(rows):
                 # uncompiled: a few passes would not repay another compilation
                 losses = run.losses(data.make(chosen, rows).to(run.strategy.device), compiled=False)

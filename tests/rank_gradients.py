@@ -17,14 +17,18 @@ from bert_lamb.run import RunFolder
 STEP = 3
 
 
-def reduced_gradient(folder: RunFolder, strategy: Single, budget: int) -> dict[str, torch.Tensor]:
+def reduced_gradient(
+    folder: RunFolder, strategy: Single, budget: int, padded: bool = True
+) -> dict[str, torch.Tensor]:  # fmt: skip
     """Gradient by parameter, and the two summed losses, of step STEP of phase 1 with micro-batches of this budget."""
     s = folder.settings()
     s.hardware.micro_batch_tokens = budget
     run = Assembly(s, folder, strategy)
     sums = torch.zeros(2, dtype=torch.float64)
     counts = []
-    for step in run.data(1).steps(STEP, STEP + 1):
+    data = run.data(1)
+    data.padded = padded
+    for step in data.steps(STEP, STEP + 1):
         for batch in step.batches:
             losses = run.losses(batch)
             (losses.mlm / step.denominators.masked + losses.nsp / step.denominators.sequences).backward()

@@ -49,7 +49,7 @@ def test_the_losses_are_the_committed_ones(tmp_path: Path) -> None:
 def plain_arrays(run: Assembly, number: int, steps: int) -> list[dict[str, Any]]:
     """Each step's sequences as lists, made by our data code on one rank with no care for micro-batches."""
     data = run.data(number)
-    data.micro_batch = data.order.global_batch
+    data.micro_batch_tokens = data.order.global_batch * data.seq_len
     arrays = []
     for step in data.steps(0, steps):
         (batch,) = step.batches

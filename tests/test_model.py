@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,27 @@ import torch
 from padded import CONFIG, gradients, padded_losses, plain_bert
 from test_order import phase_data
 from tools import make_store
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForPreTraining, BertModel
 
 from bert_lamb.batch import IGNORED, PackedBatch
 from bert_lamb.bench.peers import padded
 from bert_lamb.data.packing import round_up
-from bert_lamb.model import WeightsError, build_bert, encode, pretraining_losses, save_weights, training_flops
+from bert_lamb.data.planner import Shape
+from bert_lamb.model import (
+    WeightsError,
+    attention,
+    build_bert,
+    encode,
+    pretraining_losses,
+    save_weights,
+    training_flops,
+)
 from bert_lamb.preflight import parameter_count
 from bert_lamb.settings import ModelSettings
+
+SHAPE = Shape(tokens=1024, sequences=32, masked=160, longest=32)
 
 
 def settings(**changes: object) -> ModelSettings:
@@ -51,12 +64,13 @@ def test_losses_and_every_gradient_equal_transformers(batches: list[PackedBatch]
         batch = PackedBatch(
             batch.input_ids[:end], batch.token_type_ids[:end], batch.position_ids[:end], batch.cu_seqlens[:2],
             batch.max_seqlen, batch.masked_positions[keep], batch.masked_labels[keep], batch.next_labels[:1],
+            batch.dropout_keys[:1],
         )  # fmt: skip
     theirs = plain_bert()
     ours = ours_like(theirs)
     mlm, nsp = padded_losses(theirs, padded(batch))
     (mlm / 37 + nsp / 11).backward()
-    given = round_up(batch, 32, 32, 0.15) if shape == "rounded up" else batch
+    given = round_up(batch, SHAPE) if shape == "rounded up" else batch
     losses = pretraining_losses(ours, given)
     (losses.mlm / 37 + losses.nsp / 11).backward()
     torch.testing.assert_close(losses.mlm, mlm, rtol=1e-10, atol=1e-10)
@@ -79,7 +93,7 @@ def test_the_mean_losses_of_transformers_are_ours_over_the_counts(batches: list[
 
 def test_counts_of_right_predictions(batches: list[PackedBatch]) -> None:
     theirs = plain_bert()
-    for batch in (batches[0], round_up(batches[0], 32, 32, 0.15)):
+    for batch in (batches[0], round_up(batches[0], SHAPE)):
         losses = pretraining_losses(ours_like(theirs), batch)
         arrays = padded(batches[0])
         out = theirs(**{k: arrays[k] for k in ("input_ids", "token_type_ids", "attention_mask")})
@@ -91,7 +105,7 @@ def test_counts_of_right_predictions(batches: list[PackedBatch]) -> None:
 @pytest.mark.parametrize("rounded", [False, True])
 def test_no_sequence_sees_another(batches: list[PackedBatch], rounded: bool) -> None:
     """Other ids in one sequence move the outputs of no other sequence by a bit."""
-    batch = round_up(batches[0], 32, 32, 0.15) if rounded else batches[0]
+    batch = round_up(batches[0], SHAPE) if rounded else batches[0]
     bert = build_bert(settings(), 120, 0, seed=1)
     before = encode(bert, batch)
     end_of_all = int(batch.cu_seqlens[-1])
@@ -104,6 +118,51 @@ def test_no_sequence_sees_another(batches: list[PackedBatch], rounded: bool) -> 
         assert moved[a:b].all()
         assert not moved[:a].any()
         assert not moved[b:].any()
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_the_path_of_the_flash_kernel(
+    batches: list[PackedBatch], rounded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in that does what the kernel does: attends between borders and writes nothing anywhere else."""
+    batch = round_up(batches[0], SHAPE) if rounded else batches[0]
+    seen = []
+
+    def kernel(query, key, value, borders, _, longest, __, dropout, *___):  # type: ignore[no-untyped-def]
+        out = torch.full_like(query, torch.nan)
+        seen.append((borders, longest, dropout))
+        for a, b in pairwise(borders.tolist()):
+            if a < b:
+                parts = (x[a:b].transpose(0, 1) for x in (query, key, value))
+                out = torch.cat([out[:a], F.scaled_dot_product_attention(*parts).transpose(0, 1), out[b:]])
+        return (out,)
+
+    bert = ours_like(plain_bert())
+    results = []
+    for varlen in (False, True):
+        monkeypatch.setattr(attention, "takes_varlen", lambda *_, varlen=varlen: varlen)
+        monkeypatch.setattr(attention, "flash_attention", kernel)
+        losses = pretraining_losses(bert, batch)
+        results.append(torch.autograd.grad(losses.mlm + losses.nsp, list(bert.parameters())))
+    for padded_gradient, gradient in zip(*results, strict=True):
+        torch.testing.assert_close(gradient, padded_gradient, rtol=1e-10, atol=1e-10)
+    borders, longest, dropout = seen[0]
+    assert borders.dtype == torch.int32
+    assert int(borders[-1]) == len(batch.input_ids), "every token is covered"
+    assert 0 <= int(borders.diff().min()) <= int(borders.diff().max()) <= longest
+    assert dropout == 0
+
+
+def test_the_flash_kernel_takes_what_it_is_given() -> None:
+    """Its own checks of shapes and its gradient's formula, on tensors without values."""
+    with torch.device("meta"):
+        query = torch.empty(640, 4, 64, dtype=torch.bfloat16, requires_grad=True)
+        where = attention.layout(torch.empty(9, dtype=torch.int32), 640, 128)
+        out = attention._varlen(query, query, query, where, 0.1)
+        assert out.shape == query.shape
+        out.sum().backward()
+    assert query.grad is not None
+    assert query.grad.shape == query.shape
 
 
 def test_gradients_do_not_leak_either(batches: list[PackedBatch]) -> None:

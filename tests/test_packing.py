@@ -1,4 +1,4 @@
-"""Cutting a global batch, laying sequences end to end, rounding shapes up, and batches made ahead."""
+"""Laying sequences end to end, rounding shapes up, and batches made ahead."""
 
 import json
 import threading
@@ -15,31 +15,10 @@ from tools import make_store
 from bert_lamb.batch import IGNORED, PackedBatch
 from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.loader import prefetched
-from bert_lamb.data.packing import SHAPES_PER_PHASE, SpecialIds, cut_global_batch, lay_out, round_up
+from bert_lamb.data.packing import SpecialIds, lay_out, round_up
+from bert_lamb.data.planner import Shape
 
 IDS = SpecialIds(0, 2, 3, 4)
-
-
-@pytest.mark.parametrize("batch", [1, 2, 7, 24, 31, 64, 100])
-@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
-@pytest.mark.parametrize("micro_batch", [1, 3, 8, 200])
-def test_cut_global_batch(batch: int, ranks: int, micro_batch: int) -> None:
-    lengths = np.random.default_rng(batch).integers(5, 128, batch)
-    cut = cut_global_batch(lengths, ranks, micro_batch)
-    assert len(cut) == ranks
-    assert len({len(chunks) for chunks in cut}) == 1, "as many micro-batches on every rank"
-    chunks = [c for rank in cut for c in rank]
-    sizes = [len(c) for c in chunks]
-    assert max(sizes) <= micro_batch
-    assert max(sizes) - min(sizes) <= 1
-    assert len(cut[0]) == -(-batch // (ranks * micro_batch)), "no more micro-batches than needed"
-    assert sorted(np.concatenate(chunks).tolist()) == list(range(batch)), "every row once"
-
-
-def test_neighbours_in_length_share_a_micro_batch() -> None:
-    lengths = np.random.default_rng(0).permutation(np.arange(5, 69))
-    for chunk in (c for rank in cut_global_batch(lengths, 2, 8) for c in rank):
-        assert np.ptp(lengths[chunk]) == len(chunk) - 1
 
 
 def test_lay_out_against_a_plain_loop(tmp_path: Path) -> None:
@@ -98,6 +77,27 @@ def test_packed_batches_hold_what_they_say(tmp_path: Path) -> None:
         assert batch.input_ids.dtype == batch.masked_positions.dtype == batch.next_labels.dtype == torch.int64
 
 
+def test_every_sequence_has_a_dropout_of_its_own(tmp_path: Path) -> None:
+    """A function of seed, phase, epoch and instance: other in every epoch, the same wherever the sequence stands."""
+    make_store(tmp_path / "made", passes=1)
+    keys: dict[tuple[int, int], int] = {}
+    for micro_batch in (3, 7, 30):
+        data = phase_data(tmp_path / "made", 0, 1, micro_batch)
+        for number in range(9):
+            chosen = data.order.step(number)
+            for rows in data.plan(number, chosen)[1]:
+                places = zip(chosen.epoch[rows].tolist(), chosen.instance[rows].tolist(), strict=True)
+                for place, drawn in zip(places, data.make(chosen, rows).dropout_keys.tolist(), strict=True):
+                    assert keys.setdefault(place, drawn) == drawn
+    assert len({epoch for epoch, _ in keys}) > 1
+    assert len(set(keys.values())) == len(keys)
+    data.rule.seed += 1
+    other = data.make(chosen, rows).dropout_keys
+    data.rule.seed, data.rule.phase = data.rule.seed - 1, 2
+    assert not set(other.tolist()) & set(keys.values())
+    assert not set(data.make(chosen, rows).dropout_keys.tolist()) & set(keys.values())
+
+
 def test_next_labels_follow_transformers(tmp_path: Path) -> None:
     """The store says is_next = 1, transformers' label says 0 for it."""
     make_store(tmp_path / "made", passes=1)
@@ -114,10 +114,9 @@ def test_next_labels_follow_transformers(tmp_path: Path) -> None:
 
 def test_round_up_keeps_what_is_real(tmp_path: Path) -> None:
     make_store(tmp_path / "made")
-    shapes = set()
     for batch in batches(tmp_path / "made"):
         sequences = 8
-        up = round_up(batch, sequences, 32, 0.15)
+        up = round_up(batch, Shape(250, sequences, 60, 32))
         n, k, m = len(batch.input_ids), len(batch.masked_labels), len(batch.next_labels)
         for name in ("input_ids", "token_type_ids", "position_ids"):
             assert torch.equal(getattr(up, name)[:n], getattr(batch, name))
@@ -129,25 +128,8 @@ def test_round_up_keeps_what_is_real(tmp_path: Path) -> None:
         assert (up.next_labels[m:] == IGNORED).all()
         assert (up.cu_seqlens[m + 1 :] == n).all(), "filler sequences are empty"
         assert len(up.next_labels) == len(up.cu_seqlens) - 1 == sequences
-        assert up.max_seqlen >= batch.max_seqlen
-        assert up.max_seqlen <= 32
-        shapes.add((len(up.input_ids), len(up.masked_labels), up.max_seqlen))
-    assert len(shapes) <= SHAPES_PER_PHASE
-
-
-@pytest.mark.parametrize("seq_len", [32, 128, 512])
-def test_no_micro_batch_outgrows_its_shape(seq_len: int) -> None:
-    """The most masked tokens that sequences of a shape can hold fit into its labels."""
-    for longest in range(5, seq_len + 1):
-        lengths = torch.tensor([longest] * 3)
-        counts = sum(max(1, round(0.15 * n)) for n in lengths.tolist())
-        n = int(lengths.sum())
-        zeros = torch.zeros(n, dtype=torch.int64)
-        borders = torch.cat([torch.zeros(1, dtype=torch.int32), lengths.cumsum(0).int()])
-        batch = PackedBatch(zeros, zeros, zeros, borders, longest, zeros[:counts], zeros[:counts], zeros[:3])
-        up = round_up(batch, 3, seq_len, 0.15)  # a negative size would raise
-        assert len(up.input_ids) >= n
-        assert len(up.masked_labels) >= counts
+        assert torch.equal(up.dropout_keys[:m], batch.dropout_keys)
+        assert (len(up.input_ids), len(up.masked_labels), up.max_seqlen) == (250, 60, 32)
 
 
 def loader_threads() -> list[threading.Thread]:

@@ -14,7 +14,8 @@ from bert_lamb.batch import Denominators, PackedBatch
 from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.masking import MaskRule, masked_counts
 from bert_lamb.data.order import Chosen, Order
-from bert_lamb.data.packing import SpecialIds, cut_global_batch, pack, round_up
+from bert_lamb.data.packing import SpecialIds, pack, round_up
+from bert_lamb.data.planner import Shape, budget_shape, by_length, by_tokens, length_shape
 
 T = TypeVar("T")
 
@@ -38,17 +39,12 @@ class PhaseData:
     rule: MaskRule
     ids: SpecialIds
     seq_len: int
-    micro_batch: int  # sequences of one forward pass, at most
+    micro_batch_tokens: int  # of one forward pass, at most
+    padded: bool  # whether attention pads: micro-batches are planned by length, else by tokens
     rank: int
     ranks: int
     static_shapes: bool  # round micro-batches up to a few shapes
     prefetch: int
-
-    @property
-    def largest_micro_batch(self) -> int:
-        """Sequences of the largest micro-batch; others have one less."""
-        batch = self.order.global_batch
-        return -(-batch // (self.ranks * -(-batch // (self.ranks * self.micro_batch))))
 
     def steps(self, first: int, last: int, data_offset: int = 0) -> Iterator[Step]:
         """Steps first ... last - 1; batches are made ahead in a thread."""
@@ -71,17 +67,31 @@ class PhaseData:
         """The step's counts, and which rows of the global batch form each of this rank's micro-batches."""
         lengths = self.tables.rows(chosen.pass_, chosen.instance).spans.lengths
         counts = Denominators(int(masked_counts(lengths, self.rule.share).sum()), len(lengths), int(lengths.sum()))
-        mine = cut_global_batch(lengths, self.ranks, self.micro_batch)[self.rank]
+        mine = self.cut(lengths)
         return Step(number, counts, len(mine), iter(())), mine
+
+    def cut(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """Which rows of a global batch form each of this rank's micro-batches."""
+        if self.padded:
+            return by_length(lengths, self.ranks, self.micro_batch_tokens // self.seq_len)[self.rank]
+        budget = budget_shape(self.micro_batch_tokens, self.seq_len, self.rule.share)
+        return by_tokens(lengths, self.ranks, budget.tokens, budget.sequences)[self.rank]
 
     def make(self, chosen: Chosen, rows: np.ndarray) -> PackedBatch:
         """One micro-batch."""
         epoch, pass_, instance = chosen.epoch[rows], chosen.pass_[rows], chosen.instance[rows]
         table_rows = self.tables.rows(pass_, instance)
         batch = pack(self.tables, table_rows, epoch, instance, self.ids, self.rule, self.seq_len)
-        if self.static_shapes:
-            batch = round_up(batch, self.largest_micro_batch, self.seq_len, self.rule.share)
-        return batch
+        return round_up(batch, self.shape(batch)) if self.static_shapes else batch
+
+    def shape(self, batch: PackedBatch) -> Shape:
+        """The static shape that a micro-batch is rounded up to."""
+        if not self.padded:
+            return budget_shape(self.micro_batch_tokens, self.seq_len, self.rule.share)
+        whole, each = self.order.global_batch, self.ranks * (self.micro_batch_tokens // self.seq_len)
+        largest = -(-whole // (self.ranks * -(-whole // each)))  # sequences; others have one less
+        tokens, masked = len(batch.input_ids), len(batch.masked_positions)
+        return length_shape(tokens, masked, batch.max_seqlen, largest, self.seq_len, self.rule.share)
 
 
 def prefetched(items: Iterable[T], depth: int) -> Generator[T, None, None]:

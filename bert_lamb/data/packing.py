@@ -1,4 +1,4 @@
-"""From spans to packed batches: how a global batch is cut into micro-batches, and how one is laid out."""
+"""From spans to packed batches: how sequences are laid end to end, and rounded up to a static shape."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,12 @@ import numpy as np
 import torch
 
 from bert_lamb.batch import IGNORED, PackedBatch
+from bert_lamb.data.hashing import hash_counters, key
 from bert_lamb.data.instances import InstanceTables, Rows
 from bert_lamb.data.masking import MaskRule, mask
+from bert_lamb.data.planner import Shape
 
-SHAPES_PER_PHASE = 2  # distinct padded lengths of compiled micro-batches; each costs one compilation
+DROPOUT = 3  # domain of the keys, beside order.ORDER and masking.MASKS
 
 
 @dataclass
@@ -20,15 +22,6 @@ class SpecialIds:
     cls: int
     sep: int
     mask: int
-
-
-def cut_global_batch(lengths: np.ndarray, ranks: int, micro_batch: int) -> list[list[np.ndarray]]:
-    """Rows of a global batch [B] for each rank's micro-batches: the same number on every rank, none above
-    `micro_batch` sequences, sizes at most one apart, neighbours in length together so that little is padded.
-    """
-    count = ranks * -(-len(lengths) // (ranks * micro_batch))
-    chunks = np.array_split(np.argsort(-lengths, kind="stable"), count)
-    return [chunks[rank::ranks] for rank in range(ranks)]
 
 
 def lay_out(tables: InstanceTables, rows: Rows, ids: SpecialIds) -> tuple[np.ndarray, ...]:
@@ -70,25 +63,30 @@ def pack(
         masked_positions=torch.from_numpy(masked_positions),
         masked_labels=torch.from_numpy(labels),
         next_labels=torch.from_numpy(1 - rows.spans.is_next),  # transformers: 0 says that B follows A
+        dropout_keys=torch.from_numpy(dropout_keys(rule, epoch, instance)),
     )
 
 
-def round_up(batch: PackedBatch, sequences: int, seq_len: int, share: float) -> PackedBatch:
-    """The same micro-batch in one of SHAPES_PER_PHASE static shapes, for a compiler. See PackedBatch on filler."""
-    unit = -(-seq_len // SHAPES_PER_PHASE)
-    length = min(seq_len, -(-batch.max_seqlen // unit) * unit)
-    n, k = sequences * length, sequences * max(1, round(share * length))
+def dropout_keys(rule: MaskRule, epoch: np.ndarray, instance: np.ndarray) -> np.ndarray:
+    """What decides the dropout of each of M sequences, [M] int32: a function of (seed, phase, epoch, instance)."""
+    of_phase = hash_counters(key(DROPOUT, rule.seed, rule.phase), epoch)
+    return (hash_counters(of_phase, instance) >> np.uint64(32)).astype(np.uint32).view(np.int32)
+
+
+def round_up(batch: PackedBatch, shape: Shape) -> PackedBatch:
+    """The same micro-batch in a static shape, for a compiler. See PackedBatch on filler."""
 
     def filled(values: torch.Tensor, size: int, value: int) -> torch.Tensor:
         return torch.cat([values, values.new_full((size - len(values),), value)])
 
     return PackedBatch(
-        input_ids=filled(batch.input_ids, n, 0),
-        token_type_ids=filled(batch.token_type_ids, n, 0),
-        position_ids=filled(batch.position_ids, n, 0),
-        cu_seqlens=filled(batch.cu_seqlens, sequences + 1, int(batch.cu_seqlens[-1])),
-        max_seqlen=length,
-        masked_positions=filled(batch.masked_positions, k, 0),
-        masked_labels=filled(batch.masked_labels, k, IGNORED),
-        next_labels=filled(batch.next_labels, sequences, IGNORED),
+        input_ids=filled(batch.input_ids, shape.tokens, 0),
+        token_type_ids=filled(batch.token_type_ids, shape.tokens, 0),
+        position_ids=filled(batch.position_ids, shape.tokens, 0),
+        cu_seqlens=filled(batch.cu_seqlens, shape.sequences + 1, int(batch.cu_seqlens[-1])),
+        max_seqlen=shape.longest,
+        masked_positions=filled(batch.masked_positions, shape.masked, 0),
+        masked_labels=filled(batch.masked_labels, shape.masked, IGNORED),
+        next_labels=filled(batch.next_labels, shape.sequences, IGNORED),
+        dropout_keys=filled(batch.dropout_keys, shape.sequences, 0),
     )

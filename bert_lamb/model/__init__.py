@@ -1,3 +1,4 @@
+from bert_lamb.model.attention import takes_varlen
 from bert_lamb.model.build import (
     WeightsError,
     bert_config,
@@ -20,5 +21,6 @@ __all__ = [
     "named_tensors",
     "pretraining_losses",
     "save_weights",
+    "takes_varlen",
     "training_flops",
 ]

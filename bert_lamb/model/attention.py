@@ -1,28 +1,33 @@
-"""Attention over sequences laid end to end, as a function that transformers' BERT calls in place of its own.
+"""Attention over sequences laid end to end; nothing else in BERT mixes tokens.
 
-Queries, keys and values are spread to one row a sequence, attended with a key mask and gathered back. Nothing else in
-BERT mixes tokens, so no other module knows that a batch is packed.
+On a GPU the flash kernel takes the borders themselves (`_varlen`). Elsewhere queries, keys and values are spread to
+one row a sequence, attended with a key mask and gathered back (`_padded`).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AttentionInterface
 
-PACKED = "packed"  # the name under which transformers finds it
+from bert_lamb.model.dropout import at_site, dropped
+
+# the kernel behind torch.nn.attention.varlen_attn, which has no dropout
+flash_attention: Any = torch.ops.aten._flash_attention_forward
 
 
 @dataclass
 class Layout:
     """Where each of N packed tokens stands in M rows of S columns, and back."""
 
+    row: Tensor  # [N] int64, the sequence of each token
     slots: Tensor  # [N] int64, row * S + column; 0 for filler tokens
     is_token: Tensor  # [N] bool, False for filler tokens
     indices: Tensor  # [M * S] int64, into the packed tokens; 0 where a row has no token
     is_filled: Tensor  # [M * S] bool
     key_mask: Tensor  # [M, 1, 1, S] bool, keys that may be attended to
+    borders: Tensor  # [M + F + 1] int32, cu_seqlens and behind them F borders that cover the filler tokens
     rows: int
     columns: int
 
@@ -39,10 +44,56 @@ def layout(cu_seqlens: Tensor, tokens: int, max_seqlen: int) -> Layout:
     is_token = token < borders[-1]
     slots = torch.where(is_token, row * max_seqlen + token - starts[row], 0)
     key_mask = is_filled | (columns == 0)  # an empty row attends to its first column: softmax over nothing is NaN
+    # the flash kernel leaves uncovered tokens unwritten, and 0 times what stands there may be NaN in a gradient
+    filler = torch.arange(1, 1 + -(-tokens // max_seqlen), device=borders.device) * max_seqlen
+    covering = torch.cat([cu_seqlens, (borders[-1] + filler).clamp(max=tokens).to(cu_seqlens.dtype)])
     return Layout(
-        slots, is_token, torch.where(is_filled, indices, 0).flatten(), is_filled.flatten(), key_mask[:, None, None],
-        len(starts), max_seqlen,
+        row, slots, is_token, torch.where(is_filled, indices, 0).flatten(), is_filled.flatten(),
+        key_mask[:, None, None], covering, len(starts), max_seqlen,
     )  # fmt: skip
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, where: Layout, dropout: float, keys: Tensor) -> Tensor:
+    """Softmax attention within each sequence: [N, H, D] each -> [N, H, D].
+
+    `keys` [N] int32 decide which probabilities are dropped (dropout.py); the flash kernel draws its own.
+    """
+    if takes_varlen(query.device, query.dtype):
+        return _varlen(query, key, value, where, dropout)
+    return _padded(query, key, value, where, dropout, keys)
+
+
+def takes_varlen(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether sequences of any length are attended to without padding: Ampere GPUs and later, half precision."""
+    return (
+        device.type == "cuda"
+        and dtype in (torch.bfloat16, torch.float16)
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, where: Layout, dropout: float) -> Tensor:
+    borders, longest = where.borders, where.columns
+    return flash_attention(query, key, value, borders, borders, longest, longest, dropout, False, False)[0]
+
+
+def _padded(query: Tensor, key: Tensor, value: Tensor, where: Layout, dropout: float, keys: Tensor) -> Tensor:
+    def spread(x: Tensor) -> Tensor:
+        moved = _Move.apply(x, where.indices, where.slots, where.is_token)
+        return moved.unflatten(0, (where.rows, where.columns)).transpose(1, 2)  # [M, H, S, D]
+
+    q, k, v = spread(query), spread(key), spread(value)
+    if dropout == 0:
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=where.key_mask)
+    else:
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        wide = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~where.key_mask, -torch.inf)
+        heads = torch.arange(query.shape[1], dtype=torch.int32, device=query.device)
+        of_query = keys[where.indices].unflatten(0, (where.rows, 1, where.columns))  # [M, 1, S]
+        kept = dropped(wide.softmax(-1), at_site(of_query, heads[:, None]), dropout)
+        context = kept.to(v.dtype) @ v
+    return _Move.apply(context.transpose(1, 2).flatten(0, 1), where.slots, where.indices, where.is_filled)
 
 
 class _Move(torch.autograd.Function):
@@ -57,32 +108,5 @@ class _Move(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         back, exists = ctx.saved_tensors
         moved = gradient.index_select(0, back)
-        return (
-            torch.where(exists[:, None, None], moved, torch.zeros((), dtype=moved.dtype, device=moved.device)),
-            (None),
-            None,
-            None,
-        )
-
-
-def packed_attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    scaling: float | None = None, dropout: float = 0.0, packed_layout: Layout | None = None, **_: object,
-) -> tuple[Tensor, None]:  # fmt: skip
-    """query, key, value [1, H, N, D] of packed tokens -> context [1, N, H, D]."""
-    if packed_layout is None:
-        raise ValueError("packed attention needs packed_layout=layout(cu_seqlens, tokens, max_seqlen)")
-    where = packed_layout
-
-    def spread(x: Tensor) -> Tensor:
-        moved = _Move.apply(x[0].transpose(0, 1), where.indices, where.slots, where.is_token)
-        return moved.unflatten(0, (where.rows, where.columns)).transpose(1, 2)  # [M, H, S, D]
-
-    context = F.scaled_dot_product_attention(
-        spread(query), spread(key), spread(value), attn_mask=where.key_mask, dropout_p=dropout, scale=scaling
-    )
-    flat = context.transpose(1, 2).flatten(0, 1)  # [M * S, H, D]
-    return _Move.apply(flat, where.slots, where.indices, where.is_filled)[None], None
-
-
-AttentionInterface.register(PACKED, packed_attention)
+        zero = torch.zeros((), dtype=moved.dtype, device=moved.device)
+        return torch.where(exists[:, None, None], moved, zero), None, None, None

@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertForPreTraining
 
-from bert_lamb.model.attention import PACKED
 from bert_lamb.settings import ModelSettings
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # the names that transformers looks for
@@ -21,8 +20,8 @@ class WeightsError(Exception):
 
 
 def bert_config(model: ModelSettings, vocab_size: int, pad_id: int) -> BertConfig:
-    """transformers' configuration of this model; its attention takes packed batches."""
-    config = BertConfig(
+    """transformers' configuration of this model."""
+    return BertConfig(
         vocab_size=vocab_size,
         pad_token_id=pad_id,
         num_hidden_layers=model.layers,
@@ -34,8 +33,6 @@ def bert_config(model: ModelSettings, vocab_size: int, pad_id: int) -> BertConfi
         attention_probs_dropout_prob=model.attention_dropout,
         initializer_range=model.initializer_range,
     )
-    config._attn_implementation = PACKED
-    return config
 
 
 def build_bert(model: ModelSettings, vocab_size: int, pad_id: int, seed: int) -> BertForPreTraining:

@@ -1,21 +1,28 @@
-"""BERT for pretraining on packed batches: transformers' modules and parameters, our path through them (law 5)."""
+"""BERT for pretraining on packed batches: transformers' modules and parameters, our path through them (law 5).
+
+The path is ours for the sake of dropout and attention (dropout.py, attention.py); every product and norm is a module of
+transformers.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import BertForPreTraining
 
 from bert_lamb.batch import IGNORED, LossSums, PackedBatch
-from bert_lamb.model.attention import layout
+from bert_lamb.model.attention import Layout, attend, layout
+from bert_lamb.model.dropout import at_site, dropped, token_keys
 
 
-def pretraining_losses(bert: BertForPreTraining, batch: PackedBatch) -> LossSums:
+def pretraining_losses(bert: BertForPreTraining, batch: PackedBatch, recompute: bool = False) -> LossSums:
     """Summed MLM and NSP losses of one micro-batch.
 
     The vocabulary's logits are made at masked positions only: the same loss as over all positions, at 15% of the cost.
+    `recompute` keeps each layer's input only, and runs the layer again in the backward pass.
     """
     first_tokens = batch.cu_seqlens[:-1].long().clamp(max=len(batch.input_ids) - 1)  # filler sequences start past it
-    hidden_ND = encode(bert, batch)
+    hidden_ND = encode(bert, batch, recompute)
     logits_KV = bert.cls.predictions(hidden_ND.index_select(0, batch.masked_positions))
     assert bert.bert.pooler is not None
     pooled_MD = bert.bert.pooler(hidden_ND.index_select(0, first_tokens)[:, None])
@@ -25,15 +32,39 @@ def pretraining_losses(bert: BertForPreTraining, batch: PackedBatch) -> LossSums
     return LossSums(mlm, nsp, mlm_correct, nsp_correct)
 
 
-def encode(bert: BertForPreTraining, batch: PackedBatch) -> Tensor:
-    """Final hidden states of the packed tokens, [N, D]."""
-    embedded = bert.bert.embeddings(
-        input_ids=batch.input_ids[None],
-        token_type_ids=batch.token_type_ids[None],
-        position_ids=batch.position_ids[None],
-    )
+def encode(bert: BertForPreTraining, batch: PackedBatch, recompute: bool = False) -> Tensor:
+    """Final hidden states of the packed tokens, [N, D]; dropout as in the configuration where bert.training."""
+    body, config = bert.bert, bert.config
     where = layout(batch.cu_seqlens, len(batch.input_ids), batch.max_seqlen)
-    return bert.bert.encoder(embedded, attention_mask=None, packed_layout=where).last_hidden_state[0]
+    keys_N = token_keys(batch.dropout_keys, where.row, batch.position_ids)
+    hidden, attention = (
+        p if bert.training else 0.0 for p in (config.hidden_dropout_prob, config.attention_probs_dropout_prob)
+    )
+    embedding = body.embeddings
+    summed_ND = (
+        embedding.word_embeddings(batch.input_ids)
+        + embedding.position_embeddings(batch.position_ids)
+        + embedding.token_type_embeddings(batch.token_type_ids)
+    )
+    hidden_ND = dropped(embedding.LayerNorm(summed_ND), at_site(keys_N, 0), hidden)
+    for number, layer in enumerate(body.encoder.layer):
+        arguments = layer, hidden_ND, where, keys_N, 1 + 3 * number, hidden, attention
+        hidden_ND = checkpoint(_layer, *arguments, use_reentrant=False) if recompute else _layer(*arguments)
+    return hidden_ND
+
+
+def _layer(
+    layer: torch.nn.Module, hidden_ND: Tensor, where: Layout, keys_N: Tensor, site: int, hidden: float, attention: float
+) -> Tensor:
+    """One of BERT's layers; its three dropouts are at `site` and the two that follow."""
+    own, after = layer.attention.self, layer.attention.output
+    query, key, value = (
+        product(hidden_ND).unflatten(-1, (own.num_attention_heads, -1)) for product in (own.query, own.key, own.value)
+    )
+    context_ND = attend(query, key, value, where, attention, at_site(keys_N, site)).flatten(1)
+    mixed_ND = after.LayerNorm(dropped(after.dense(context_ND), at_site(keys_N, site + 1), hidden) + hidden_ND)
+    narrow_ND = layer.output.dense(layer.intermediate(mixed_ND))
+    return layer.output.LayerNorm(dropped(narrow_ND, at_site(keys_N, site + 2), hidden) + mixed_ND)
 
 
 def _summed(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -148,6 +148,7 @@ class HardwareSettings:
     strategy: str = MISSING  # "auto" (by the number of devices), "single" or "ddp"
     precision: str = MISSING  # "bf16" (autocast, fp32 weights), "fp32", or "fp64" for checks
     micro_batch_tokens: int = MISSING  # tokens per forward pass and device: sequences = this // seq_len
+    recompute: bool = MISSING  # run each layer again in the backward pass: less memory, a third more work
     compile: str = MISSING  # "auto" (where a compiler is at hand), "on" or "off"
     deterministic: bool = MISSING  # kernels that repeat to the bit
     prefetch: int = MISSING  # micro-batches made ahead by the loader's thread
