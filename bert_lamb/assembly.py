@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bert_lamb.batch import LossSums, PackedBatch
+from bert_lamb.batch import Denominators, LossSums, PackedBatch
 from bert_lamb.data.hashing import key
 from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.loader import PhaseData, Step
@@ -17,7 +17,7 @@ from bert_lamb.data.masking import MaskRule
 from bert_lamb.data.order import Order
 from bert_lamb.data.packing import DROPOUT, SpecialIds
 from bert_lamb.data.vocabulary import VOCABULARY, continuation_pieces, read_vocabulary
-from bert_lamb.model import build_bert, pretraining_losses, takes_varlen
+from bert_lamb.model import batch_flops, build_bert, pretraining_losses, takes_varlen
 from bert_lamb.optim import LARS, PRESETS, Lamb, Lars, decay_groups, has_compiler
 from bert_lamb.parallel import Single
 from bert_lamb.run import (
@@ -162,7 +162,13 @@ class Assembly:
         """The phase's log, writing on rank 0 only."""
         by_id = {id(p): name for name, p in self.bert.named_parameters()}
         names = [by_id[id(p)] for group in self.optimizer.param_groups for p in group["params"]]
-        return MetricsLog(self.folder, self.settings, progress, names, self._dashboard)
+        model, vocabulary = self.settings.model, self.manifest["tokenizer"]["size"]
+
+        def flops(c: Denominators) -> float:
+            return batch_flops(model, vocabulary, c.tokens, c.squared, c.masked, c.sequences)
+
+        device = self.strategy.device
+        return MetricsLog(self.folder, self.settings, progress, names, self._dashboard, flops, device)
 
     def heldout_due(self, progress: Progress) -> bool:
         """Every so many steps, and at the phase's end."""

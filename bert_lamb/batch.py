@@ -51,3 +51,4 @@ class Denominators:
     masked: int  # masked tokens
     sequences: int
     tokens: int  # real tokens, [CLS] and [SEP] included
+    squared: int  # sum of the sequences' squared lengths: what attention costs

@@ -106,19 +106,26 @@ def _paper(run: RunRecord) -> list[str]:
 
 
 def _phases(run: RunRecord) -> list[str]:
-    work = "phase | state | steps | batch | length | sequences | real tokens | skipped | seconds | sequences/s"
+    work = (
+        "phase | state | steps | batch | length | sequences | real tokens | skipped | seconds | sequences/s | TFLOP/s"
+    )
     losses = "phase | MLM + NSP | MLM | NSP | MLM accuracy | held-out MLM | held-out accuracy"
     work_rows, loss_rows = [], []
     for n, phase in run.phases.items():
         p, seconds, sequences = run.settings[f"phase{n}"], phase.total("seconds"), phase.total("sequences")
         state = "done" if phase.result else "not finished" if phase.lines else "not started"
         amounts = [f"{sequences:,.0f}", f"{phase.total('tokens'):,.0f}", number(phase.last("skipped"), 0)]
-        speed = [f"{seconds:,.0f}", number(sequences / seconds if seconds else None, 0)]
+        spent = sum(line["tflops"] * line["seconds"] for line in phase.lines if "tflops" in line)
+        speed = [
+            f"{seconds:,.0f}",
+            *(number(x / seconds if seconds else None, n) for x, n in ((sequences, 0), (spent, 3))),
+        ]
         done = f"{phase.steps:,} of {p.steps:,}"
         work_rows.append([n, state, done, f"{p.global_batch:,}", p.seq_len, *amounts, *speed])
         keys = ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "heldout_mlm_loss", "heldout_mlm_accuracy")
         loss_rows.append([n, *(number(phase.last(key), 3) for key in keys)])
-    return [*table(work, work_rows), "", *table(losses, loss_rows), *_speed(run.plan, run.phases)]
+    counted = "TFLOP/s: of real tokens, a device."
+    return [*table(work, work_rows), "", counted, "", *table(losses, loss_rows), *_speed(run.plan, run.phases)]
 
 
 def _speed(plan: dict[str, Any], phases: dict[int, PhaseRecord]) -> list[str]:

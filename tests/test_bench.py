@@ -1,14 +1,19 @@
 """The benchmark of the step: contenders meet the same loss from the same weights; the page says what was measured."""
 
 import json
+import statistics
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tools import tiny
+from tools import environment, tiny
 
 from bert_lamb.assembly import Assembly
+from bert_lamb.batch import IGNORED
+from bert_lamb.bench import gpu, gpu_page, random_batches
 from bert_lamb.bench import step as bench
 from bert_lamb.bench.peers import HandLoop, padded
 from bert_lamb.model import bert_config
@@ -55,3 +60,64 @@ def test_dry_run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     best = min(seconds[name] for name in bench.TRAINER)
     assert float(ours[4]) == pytest.approx(best / seconds["ours, eager"], abs=0.006)
     assert (tmp_path / "speed.png").stat().st_size > 5000
+
+
+def test_the_gpu_script_runs_dry_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every part on tiny models; what stands in the file is not measured again; the page says what was."""
+    out = tmp_path / "gpu.json"
+
+    def run(*parts: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", ["gpu", "--dry", "--out", str(out), "--part", *parts])
+        gpu.main()
+        return json.loads(out.read_text())
+
+    first = run("ceilings", "ours-base")
+    figures = run("ours-base", "ours-large", "peers", "lamb", "page")
+    assert {name: figures[name] for name in first} == first
+    assert not [name for name, figure in figures.items() if "failed" in figure]
+    ours = figures["ours base 512 tokens=1024 dropout=0.1"]
+    batches = list(random_batches.packed(512, 1024, 4, by_budget=False, dry=True))
+    tokens = sum(len(b.input_ids) for b in batches) / len(batches)
+    assert ours["tokens_s"] == pytest.approx(tokens / statistics.median(ours["seconds"]))
+    page = out.with_suffix(".md").read_text()
+    trainer, loop = (figures[f"{who} large 128 sequences=4"]["tokens_s"] for who in ("Trainer", "loop"))
+    (line,) = [li for li in page.split("## BERT-large, 128")[1].split("##")[0].splitlines() if "hand-written" in li]
+    assert float(line.split("|")[6]) == pytest.approx(loop / trainer, abs=0.006)
+    assert out.with_suffix(".png").stat().st_size > 5000
+
+
+def test_the_gpu_script_needs_no_hydra() -> None:
+    """It runs where torch, transformers and pyarrow are all there is."""
+    absent = "import sys; sys.modules.update(dict.fromkeys(['hydra', 'omegaconf', 'datasets', 'wandb', 'matplotlib']))"
+    subprocess.run([sys.executable, "-c", f"{absent}; import bert_lamb.bench.gpu"], env=environment(), check=True)
+
+
+def test_a_failure_is_told_and_tried_again(tmp_path: Path) -> None:
+    def fails() -> dict[str, Any]:
+        raise RuntimeError("CUDA out of memory. Tried to allocate\nmuch")
+
+    here = {"device": "a", "commit": "c", "dirty": False, "torch": "2", "transformers": "5"}
+    results = gpu.Results(tmp_path / "gpu.json", here)
+    results.measure("copy", fails)
+    assert "copy: RuntimeError: CUDA out of memory. Tried to allocate" in gpu_page.page(results.figures, "x.png")
+    results = gpu.Results(tmp_path / "gpu.json", here)
+    results.measure("copy", lambda: {"gb_s": 3.0})
+    results.measure("copy", fails)
+    assert results.figures["copy"]["gb_s"] == 3.0
+    with pytest.raises(SystemExit, match="figures of another device"):
+        gpu.Results(tmp_path / "gpu.json", here | {"device": "b"})
+
+
+def test_micro_batches_of_the_gpu_script_are_what_the_loader_makes() -> None:
+    for batch in random_batches.packed(512, 4096, 5, by_budget=True, dry=False):
+        lengths = random_batches.real_lengths(batch)
+        tokens = int(batch.cu_seqlens[-1])
+        assert len(batch.input_ids) == 4096
+        assert 0.8 * 4096 < tokens == lengths.sum() <= 4096
+        assert 5 <= lengths.min() <= lengths.max() <= 512
+        masked = int((batch.masked_labels != IGNORED).sum())
+        assert masked == sum(max(1, round(0.15 * n)) for n in lengths.tolist())
+        places = batch.masked_positions[:masked]
+        assert len(set(places.tolist())) == masked
+        assert int(places.max()) < tokens
+        assert (batch.input_ids[places] == random_batches.MASK).all()

@@ -66,7 +66,12 @@ class PhaseData:
     def plan(self, number: int, chosen: Chosen) -> tuple[Step, list[np.ndarray]]:
         """The step's counts, and which rows of the global batch form each of this rank's micro-batches."""
         lengths = self.tables.rows(chosen.pass_, chosen.instance).spans.lengths
-        counts = Denominators(int(masked_counts(lengths, self.rule.share).sum()), len(lengths), int(lengths.sum()))
+        counts = Denominators(
+            masked=int(masked_counts(lengths, self.rule.share).sum()),
+            sequences=len(lengths),
+            tokens=int(lengths.sum()),
+            squared=int((lengths**2).sum()),
+        )
         mine = self.cut(lengths)
         return Step(number, counts, len(mine), iter(())), mine
 

@@ -8,11 +8,12 @@ from bert_lamb.model.build import (
     named_tensors,
     save_weights,
 )
-from bert_lamb.model.flops import training_flops
+from bert_lamb.model.flops import batch_flops, training_flops
 from bert_lamb.model.pretraining import encode, pretraining_losses
 
 __all__ = [
     "WeightsError",
+    "batch_flops",
     "bert_config",
     "build_bert",
     "encode",

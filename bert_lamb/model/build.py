@@ -1,6 +1,7 @@
 """Making a BertForPreTraining from settings, and its weights' way in and out of files."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -8,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertForPreTraining
 
-from bert_lamb.settings import ModelSettings
+if TYPE_CHECKING:  # a model's shape is all that is read: this package works without Hydra
+    from bert_lamb.settings import ModelSettings
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # the names that transformers looks for
 
@@ -19,7 +21,7 @@ class WeightsError(Exception):
     for_people = True
 
 
-def bert_config(model: ModelSettings, vocab_size: int, pad_id: int) -> BertConfig:
+def bert_config(model: "ModelSettings", vocab_size: int, pad_id: int) -> BertConfig:
     """transformers' configuration of this model."""
     return BertConfig(
         vocab_size=vocab_size,
@@ -35,7 +37,7 @@ def bert_config(model: ModelSettings, vocab_size: int, pad_id: int) -> BertConfi
     )
 
 
-def build_bert(model: ModelSettings, vocab_size: int, pad_id: int, seed: int) -> BertForPreTraining:
+def build_bert(model: "ModelSettings", vocab_size: int, pad_id: int, seed: int) -> BertForPreTraining:
     """Weights drawn from the seed alone, or those of model.init_from; what is missing there is drawn too."""
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)

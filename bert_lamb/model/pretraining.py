@@ -4,6 +4,8 @@ The path is ours for the sake of dropout and attention (dropout.py, attention.py
 transformers.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -54,7 +56,7 @@ def encode(bert: BertForPreTraining, batch: PackedBatch, recompute: bool = False
 
 
 def _layer(
-    layer: torch.nn.Module, hidden_ND: Tensor, where: Layout, keys_N: Tensor, site: int, hidden: float, attention: float
+    layer: Any, hidden_ND: Tensor, where: Layout, keys_N: Tensor, site: int, hidden: float, attention: float
 ) -> Tensor:
     """One of BERT's layers; its three dropouts are at `site` and the two that follow."""
     own, after = layer.attention.self, layer.attention.output

@@ -4,8 +4,10 @@ import json
 import logging
 import math
 import os
+import resource
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from bert_lamb.settings import Settings
 
 log = logging.getLogger(__name__)
 
+PENDING = ("sequences", "tokens", "computed", "seconds", "flops")  # summed from line to line
 CONSOLE_EVERY_S = 10.0  # a line that often, so that a log file stays readable
 
 
@@ -76,7 +79,7 @@ class StepTotals:
 
     def __init__(self) -> None:
         self._sums: Tensor | None = None
-        self._computed = 0
+        self._computed, self.ranks = 0, 1
         self.stop = False  # whether any rank was asked to stop
 
     def add(self, losses: LossSums, batch: PackedBatch) -> None:
@@ -90,6 +93,7 @@ class StepTotals:
         assert self._sums is not None
         mine = torch.cat([self._sums, self._sums.new_tensor([self._computed, bool(stop)])])
         self.mlm, self.nsp, self.mlm_correct, self.nsp_correct, computed, stops = strategy.reduce_sums(mine).tolist()
+        self.ranks = strategy.ranks
         self.computed_tokens = int(computed)  # filler included
         self.stop = stops > 0
 
@@ -102,14 +106,16 @@ class MetricsLog:
     """One phase's metrics.jsonl and its console lines, with the time left. Ranks other than 0 write nothing."""
 
     def __init__(
-        self, folder: RunFolder, s: Settings, progress: Progress, names: Sequence[str], dashboard: Dashboard | None
-    ) -> None:
+        self, folder: RunFolder, s: Settings, progress: Progress, names: Sequence[str], dashboard: Dashboard | None,
+        flops: Callable[[Denominators], float], device: torch.device,
+    ) -> None:  # fmt: skip
         self._run, self._phase = s.run, progress.phase
         self._steps = s.phase(progress.phase).steps
         self._timed_from: tuple[int, float] | None = None  # step and clock of the first line: compiling is behind it
         self._names, self._dashboard = names, dashboard
+        self._flops, self._device, self._peak_tflops = flops, device, s.hardware.peak_tflops
         self._last_line_s = -CONSOLE_EVERY_S
-        self._folder, self._pending = folder, {"sequences": 0, "tokens": 0, "computed": 0, "seconds": 0.0}
+        self._folder, self._pending = folder, dict.fromkeys(PENDING, 0.0)
         if dashboard is not None:
             path = folder.phase(progress.phase) / "metrics.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,6 +134,7 @@ class MetricsLog:
         pending["tokens"] += counts.tokens
         pending["computed"] += totals.computed_tokens
         pending["seconds"] += seconds
+        pending["flops"] += self._flops(counts)
         if self._dashboard is None or not (self._due(progress.step, self._run.log_every) or heldout):
             return
         mlm, nsp = totals.mlm / counts.masked, totals.nsp / counts.sequences
@@ -141,12 +148,16 @@ class MetricsLog:
             "learning_rate": optimizer.param_groups[0]["lr"],
             "grad_norm": float(optimizer.grad_norm),  # type: ignore[arg-type]
             "skipped": progress.skipped,
-            "sequences": pending["sequences"],  # these four since the line before
-            "tokens": pending["tokens"],
+            "sequences": int(pending["sequences"]),  # from here to "mfu" since the line before
+            "tokens": int(pending["tokens"]),
             "padding": 1 - pending["tokens"] / pending["computed"],
             "seconds": round(pending["seconds"], 4),
+            "tflops": pending["flops"] / pending["seconds"] / totals.ranks / 1e12,  # a device, of real tokens
         }
-        self._pending = dict.fromkeys(pending, 0)
+        if self._peak_tflops is not None:
+            line["mfu"] = line["tflops"] / self._peak_tflops
+        line["peak_memory_gib"] = round(peak_memory(self._device) / 2**30, 3)
+        self._pending = dict.fromkeys(PENDING, 0.0)
         if self._due(progress.step, self._run.trust_ratios_every):
             ratios = torch.stack(list(optimizer.trust_ratios.values())).tolist()
             line["trust_ratios"] = dict(zip(self._names, (round(r, 6) for r in ratios), strict=True))
@@ -179,9 +190,10 @@ class MetricsLog:
         if "heldout_mlm_loss" in line:
             heldout = f"held-out mlm {line['heldout_mlm_loss']:.3f} acc {line['heldout_mlm_accuracy']:.3f}  "
         log.info(
-            "phase %d  step %d/%d  loss %.3f  mlm %.3f  acc %.3f  %slr %.2e  %.0f tokens/s  %s",
+            "phase %d  step %d/%d  loss %.3f  mlm %.3f  acc %.3f  %slr %.2e  %.0f tokens/s  %s%s",
             self._phase, step, self._steps, line["loss"], line["mlm_loss"], line["mlm_accuracy"],
-            heldout, line["learning_rate"], line["tokens"] / line["seconds"], left,
+            heldout, line["learning_rate"], line["tokens"] / line["seconds"],
+            f"MFU {100 * line['mfu']:.1f}%  " if "mfu" in line else "", left,
         )  # fmt: skip
 
     def _skipped(self, progress: Progress, optimizer: Layerwise) -> None:
@@ -205,6 +217,13 @@ def duration(seconds: float) -> str:
     if s >= 3600:
         return f"{s // 3600} h {s % 3600 // 60:02d} min"
     return f"{s // 60} min {s % 60:02d} s" if s >= 60 else f"{s} s"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that tensors took on a GPU, or this process on a CPU's machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _has_key() -> bool:

@@ -152,6 +152,7 @@ class HardwareSettings:
     compile: str = MISSING  # "auto" (where a compiler is at hand), "on" or "off"
     deterministic: bool = MISSING  # kernels that repeat to the bit
     prefetch: int = MISSING  # micro-batches made ahead by the loader's thread
+    peak_tflops: float | None = MISSING  # a device's dense matrix rate as its maker gives it, for MFU; null: not told
     assumed_tflops: float = MISSING  # model TFLOP/s per device, for the plan's hours only
 
 

@@ -1,0 +1,80 @@
+"""Batches without a corpus: random ids in sequences of the lengths that English Wikipedia gives."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from bert_lamb.batch import PackedBatch
+from bert_lamb.data.masking import masked_counts
+from bert_lamb.data.packing import round_up
+from bert_lamb.data.planner import budget_shape, by_tokens, length_shape
+
+VOCABULARY, SHARE, MASK = 30_522, 0.15, 103  # BERT's uncased vocabulary, and its [MASK]
+# lengths of the instances that data_prep cuts from 793 long articles of English Wikipedia: 21 equidistant quantiles
+QUANTILES = {
+    128: (5, 60, 77, 98, 124, *16 * (128,)),
+    512: (5, 61, 82, 109, 146, 228, 308, 378, 490, *12 * (512,)),
+}
+
+
+def drawn_lengths(rng: np.random.Generator, seq_len: int, count: int) -> np.ndarray:
+    """Lengths of so many sequences, as Wikipedia has them."""
+    quantiles = QUANTILES[seq_len]
+    return np.rint(np.interp(rng.random(count), np.linspace(0, 1, len(quantiles)), quantiles)).astype(np.int64)
+
+
+def packed(seq_len: int, budget: int, count: int, by_budget: bool, dry: bool) -> Iterator[PackedBatch]:
+    """Micro-batches as the loader makes them: filled by tokens, or of so many sequences."""
+    rng = np.random.default_rng(0)
+    shape = budget_shape(budget, seq_len, SHARE)
+    if by_budget:
+        lengths = drawn_lengths(rng, seq_len, 8 * count * budget // seq_len)
+        chunks = by_tokens(lengths, 1, shape.tokens, shape.sequences)[0][:count]
+        for chunk in chunks:
+            yield round_up(random_batch(rng, lengths[chunk], seq_len), shape)
+        return
+    sequences = budget // seq_len
+    for _ in range(count):
+        batch = random_batch(rng, drawn_lengths(rng, seq_len, sequences), seq_len)
+        tokens, masked = len(batch.input_ids), len(batch.masked_positions)
+        yield batch if dry else round_up(
+            batch, length_shape(tokens, masked, batch.max_seqlen, sequences, seq_len, SHARE)
+        )  # fmt: skip
+
+
+def of_sequences(seq_len: int, sequences: int, count: int) -> Iterator[PackedBatch]:
+    """Batches of so many sequences, for those who pad."""
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        yield random_batch(rng, drawn_lengths(rng, seq_len, sequences), seq_len)
+
+
+def random_batch(rng: np.random.Generator, lengths: np.ndarray, seq_len: int) -> PackedBatch:
+    """Random ids in sequences of these lengths, masked by BERT's share."""
+    borders = np.concatenate([[0], np.cumsum(lengths)])
+    n, m = int(borders[-1]), len(lengths)
+    positions = np.arange(n) - np.repeat(borders[:-1], lengths)
+    ids = rng.integers(1000, VOCABULARY, n)
+    places = [start + 1 + rng.choice(length - 1, k, replace=False) for start, length, k in
+              zip(borders[:-1], lengths, masked_counts(lengths, SHARE), strict=True)]  # fmt: skip
+    masked = np.sort(np.concatenate(places))
+    labels = ids[masked]
+    ids[masked] = MASK
+    return PackedBatch(
+        input_ids=torch.from_numpy(ids),
+        token_type_ids=torch.from_numpy((positions > np.repeat(lengths // 2, lengths)).astype(np.int64)),
+        position_ids=torch.from_numpy(positions),
+        cu_seqlens=torch.from_numpy(borders.astype(np.int32)),
+        max_seqlen=min(seq_len, int(lengths.max())),
+        masked_positions=torch.from_numpy(masked),
+        masked_labels=torch.from_numpy(labels),
+        next_labels=torch.from_numpy(rng.integers(0, 2, m)),
+        dropout_keys=torch.from_numpy(rng.integers(-(2**31), 2**31, m, dtype=np.int32)),
+    )
+
+
+def real_lengths(batch: PackedBatch) -> np.ndarray:
+    """Tokens of each sequence that is no filler."""
+    lengths = batch.cu_seqlens.diff().numpy().astype(np.int64)
+    return lengths[lengths > 0]
