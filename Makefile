@@ -13,7 +13,7 @@ SETTINGS = experiment=$(EXPERIMENT) $(if $(RUN),run.name=$(RUN)) $(if $(DEVICES)
 STAGE = @$(PY) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect bench bench-gpu bench-optim study figures
+.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect bench bench-gpu bench-loader bench-optim study figures
 .PHONY: test test-triton check mutants
 
 help: ## this list
@@ -63,6 +63,10 @@ bench: install ## our step beside HF Trainer and hand-written loops, on this mac
 
 bench-gpu: install ## one GPU: ceilings, our step, HF Trainer, LAMB (docs/results/gpu.md); ARGS='--part ceilings'
 	$(STAGE) bert_lamb.bench.gpu $(ARGS)
+
+bench-loader: install ## batches a core makes, against what a GPU eats (docs/results/loader.md)
+	$(STAGE) data_prep.prepare data.name=bench_loader 'data.seq_lens=[64,128,512]' data.passes=1
+	$(STAGE) bert_lamb.bench.loader data.name=bench_loader 'data.seq_lens=[64,128,512]' $(ARGS)
 
 study: install ## what pretraining on the embedded corpus is worth, over seeds and controls (hours)
 	$(STAGE) bert_lamb.bench.sample_study $(ARGS)

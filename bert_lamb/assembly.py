@@ -17,6 +17,7 @@ from bert_lamb.data.masking import MaskRule
 from bert_lamb.data.order import Order
 from bert_lamb.data.packing import DROPOUT, SpecialIds
 from bert_lamb.data.vocabulary import VOCABULARY, continuation_pieces, read_vocabulary
+from bert_lamb.machine import machine_record
 from bert_lamb.model import batch_flops, build_bert, pretraining_losses, takes_varlen
 from bert_lamb.optim import LARS, PRESETS, Lamb, Lars, decay_groups, has_compiler
 from bert_lamb.parallel import Single
@@ -30,7 +31,6 @@ from bert_lamb.run import (
     last_line,
     list_checkpoints,
     load_checkpoint,
-    machine_record,
     restart_bias_correction,
     rollback_target,
     save_checkpoint,

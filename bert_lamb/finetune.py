@@ -21,6 +21,7 @@ from transformers import BertForQuestionAnswering
 from bert_lamb.assembly import make_deterministic
 from bert_lamb.data.vocabulary import VOCABULARY, load_tokenizer
 from bert_lamb.files import file_sha256, write_whole
+from bert_lamb.machine import machine_record
 from bert_lamb.model import bert_config
 from bert_lamb.optim import Schedule, decay_groups, set_lr
 from bert_lamb.parallel import inside_torchrun, use_cuda
@@ -31,7 +32,6 @@ from bert_lamb.run import (
     TrainingStoppedError,
     data_folder,
     duration,
-    machine_record,
     open_run,
     verify_checkpoint,
 )

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from tools import environment, tiny
+from tools import composed, environment, tiny, tiny_overrides
 
 from bert_lamb.assembly import Assembly
 from bert_lamb.batch import IGNORED
-from bert_lamb.bench import gpu, gpu_page, random_batches
+from bert_lamb.bench import gpu, gpu_page, loader, random_batches
 from bert_lamb.bench import step as bench
 from bert_lamb.bench.peers import HandLoop, padded
-from bert_lamb.model import bert_config
+from bert_lamb.model import bert_config, training_flops
 from bert_lamb.parallel import Single
 from bert_lamb.run import open_run
 
@@ -96,7 +96,7 @@ def test_a_failure_is_told_and_tried_again(tmp_path: Path) -> None:
     def fails() -> dict[str, Any]:
         raise RuntimeError("CUDA out of memory. Tried to allocate\nmuch")
 
-    here = {"device": "a", "commit": "c", "dirty": False, "torch": "2", "transformers": "5"}
+    here = {"device": "a", "commit": "c", "dirty": False, "versions": {"torch": "2", "transformers": "5"}}
     results = gpu.Results(tmp_path / "gpu.json", here)
     results.measure("copy", fails)
     assert "copy: RuntimeError: CUDA out of memory. Tried to allocate" in gpu_page.page(results.figures, "x.png")
@@ -121,3 +121,18 @@ def test_micro_batches_of_the_gpu_script_are_what_the_loader_makes() -> None:
         assert len(set(places.tolist())) == masked
         assert int(places.max()) < tokens
         assert (batch.input_ids[places] == random_batches.MASK).all()
+
+
+def test_the_loaders_page(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured on a small store; the need is that of a full sequence at the GPU's rate."""
+    monkeypatch.setattr(loader, "LENGTHS", (32, 64))
+    monkeypatch.setattr(loader, "GLOBAL_BATCH", 20)
+    monkeypatch.setattr(loader, "BUDGET", 256)
+    out = tmp_path / "loader.md"
+    monkeypatch.setattr(sys, "argv", ["loader", "--steps", "3", "--out", str(out), *tiny_overrides(place)])
+    loader.main()
+    rows = [line.split("|")[1:-1] for line in out.read_text().splitlines() if line.startswith(("| 32", "| 64"))]
+    for row, seq_len in zip(rows, (32, 64), strict=True):
+        need = 475e12 / training_flops(composed("model=large").model, 30_522, seq_len, round(0.15 * seq_len))
+        assert float(row[5].replace(",", "")) == pytest.approx(need, abs=0.5)
+        assert 5 <= float(row[2]) <= seq_len

@@ -12,12 +12,11 @@ PACKAGES = ("bert_lamb", "data_prep")
 LONGEST = 320  # lines of a file
 
 STAGES = {"pretrain", "finetune", "evaluate", "report", "plan", "sweep"}
-PARTS = "settings batch files data model optim parallel run tasks"
+PARTS = "settings batch files machine data model optim parallel run tasks"
 HELPERS = "budget assembly heldout preflight"  # what the stages are put together from
 REPORT = "report_parts summary"  # report_*.py and the sweep's table
 MAY = {  # part: parts of bert_lamb that it may import, besides itself
-    "files": "",
-    "batch": "",
+    **dict.fromkeys(["files", "batch", "machine"], ""),
     "settings": "",
     "data": "settings batch files",
     "model": "settings batch",

@@ -9,8 +9,6 @@ import argparse
 import json
 import logging
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +26,7 @@ from bert_lamb.bench.gpu_page import draw, page
 from bert_lamb.bench.peers import HandLoop, TrainerLoop, padded, plain_bert, synchronize
 from bert_lamb.bench.random_batches import SHARE, VOCABULARY, of_sequences, packed, real_lengths
 from bert_lamb.data.masking import masked_counts
+from bert_lamb.machine import machine_record
 from bert_lamb.model import batch_flops, pretraining_losses, takes_varlen
 from bert_lamb.optim import Lamb, decay_groups
 
@@ -98,7 +97,7 @@ def main() -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if device.type == "cpu" and not arguments.dry:
             raise SystemExit("no GPU here; --dry shows that the script runs")
-        results = Results(arguments.out, machine(device))
+        results = Results(arguments.out, machine_record(device, 1))
         bench = Bench(device, arguments.dry, results)
         work = {"ceilings": bench.ceilings, "ours-base": lambda: bench.ours("base"),
                 "ours-large": lambda: bench.ours("large"), "peers": bench.peers, "lamb": bench.lamb}  # fmt: skip
@@ -271,22 +270,6 @@ def rates(lengths: list[np.ndarray], seconds: float, size: Size) -> dict[str, fl
 
 def peak_gib(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What measured, and which commit."""
-
-    def told(*command: str) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    import transformers
-
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        "torch": torch.__version__, "transformers": transformers.__version__, "python": sys.version.split()[0],
-        "commit": told("git", "rev-parse", "HEAD"), "dirty": bool(told("git", "status", "--porcelain")),
-    }  # fmt: skip
 
 
 if __name__ == "__main__":

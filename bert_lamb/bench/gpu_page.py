@@ -46,10 +46,11 @@ def best(rows: list[dict[str, Any]], who: str) -> dict[str, Any] | None:
 def page(figures: Figures, figure: str) -> str:
     """The results page."""
     machine, top = figures["machine"], best_product(figures)
+    versions = machine["versions"]
     lines = [
         "# One GPU", "",
         f"`make bench-gpu`, commit {machine['commit']}{', changed' if machine['dirty'] else ''}; {machine['device']}, "
-        f"torch {machine['torch']}, transformers {machine['transformers']}. Random ids in sequences of the lengths of "
+        f"torch {versions['torch']}, transformers {versions['transformers']}. Random ids, sequences as long as in "
         "English Wikipedia; rates are of real tokens, medians of repeated micro-batches (forward and backward).", "",
         f"![real tokens a second]({figure})", "", "## Ceilings", "",
     ]  # fmt: skip

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForPreTraining
 
+from bert_lamb.machine import machine_record
 from bert_lamb.optim import Lamb, decay_groups
-from bert_lamb.run import machine_record
 
 FLOOR = 40  # bytes a parameter that LAMB must move in fp32: read x, g, m, v, write m, v; read x, m, v, write x
 COPIED = 100_000_000  # bytes read, and as many written

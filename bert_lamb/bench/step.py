@@ -23,10 +23,11 @@ from bert_lamb.assembly import Assembly, seed_dropout
 from bert_lamb.batch import PackedBatch
 from bert_lamb.bench.peers import HandLoop, TrainerLoop, padded, synchronize
 from bert_lamb.data.loader import PhaseData
+from bert_lamb.machine import machine_record
 from bert_lamb.model import bert_config, training_flops
 from bert_lamb.optim import set_lr
 from bert_lamb.parallel import Single, use_cuda
-from bert_lamb.run import StepTotals, StopRequest, machine_record, open_run
+from bert_lamb.run import StepTotals, StopRequest, open_run
 from bert_lamb.settings import Settings, compose_settings
 
 log = logging.getLogger(__name__)

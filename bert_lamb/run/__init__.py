@@ -10,7 +10,6 @@ from bert_lamb.run.checkpoint import (
     verify_checkpoint,
 )
 from bert_lamb.run.folder import RunFolder, RunFolderError, data_folder, locate_run, open_run
-from bert_lamb.run.machine import machine_record
 from bert_lamb.run.metrics import Dashboard, MetricsLog, StepTotals, TrainingStoppedError, duration, last_line
 from bert_lamb.run.progress import Progress
 from bert_lamb.run.signals import EXIT_STOPPED, StopRequest
@@ -32,7 +31,6 @@ __all__ = [
     "list_checkpoints",
     "load_checkpoint",
     "locate_run",
-    "machine_record",
     "open_run",
     "restart_bias_correction",
     "rollback_target",

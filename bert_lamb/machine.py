@@ -52,7 +52,7 @@ def _commit() -> dict[str, Any]:
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")) != Path(__file__).parents[2]:
+        if Path(git("rev-parse", "--show-toplevel")) != Path(__file__).parents[1]:
             return {"commit": None, "dirty": None}  # installed inside another project's checkout
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
