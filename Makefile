@@ -13,7 +13,7 @@ SETTINGS = experiment=$(EXPERIMENT) $(if $(RUN),run.name=$(RUN)) $(if $(DEVICES)
 STAGE = @$(PY) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect bench bench-gpu bench-loader bench-optim study figures
+.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect bench bench-parity bench-gpu bench-loader bench-optim study figures
 .PHONY: test test-triton check mutants
 
 help: ## this list
@@ -60,6 +60,10 @@ inspect: install ## a prepared sequence decoded, its mask, a step's batch
 bench: install ## our step beside HF Trainer and hand-written loops, on this machine: docs/results/speed.md
 	$(STAGE) data_prep.prepare
 	$(STAGE) bert_lamb.bench.step $(ARGS)
+
+bench-parity: install ## whether our step learns what transformers' own does (docs/results/parity.md)
+	$(STAGE) data_prep.prepare data.name=bench_loader 'data.seq_lens=[64,128,512]' data.passes=1
+	$(STAGE) bert_lamb.bench.parity data.name=bench_loader 'data.seq_lens=[64,128,512]' $(ARGS)
 
 bench-gpu: install ## one GPU: ceilings, our step, HF Trainer, LAMB (docs/results/gpu.md); ARGS='--part ceilings'
 	$(STAGE) bert_lamb.bench.gpu $(ARGS)

@@ -29,6 +29,15 @@ def machine_record(device: torch.device, ranks: int) -> dict[str, Any]:
     }
 
 
+def measured_on(machine: dict[str, Any]) -> str:
+    """The record in the words of a results page."""
+    versions = machine["versions"]
+    return (
+        f"commit {machine['commit']}{', changed' if machine['dirty'] else ''}; {machine['device']}, "
+        f"{machine['threads']} threads, torch {versions['torch']}, transformers {versions['transformers']}"
+    )
+
+
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -13,7 +13,7 @@ from tools import composed, environment, tiny, tiny_overrides
 
 from bert_lamb.assembly import Assembly
 from bert_lamb.batch import IGNORED
-from bert_lamb.bench import gpu, gpu_page, loader, random_batches
+from bert_lamb.bench import gpu, gpu_page, loader, parity, random_batches
 from bert_lamb.bench import step as bench
 from bert_lamb.bench.peers import HandLoop, padded
 from bert_lamb.model import bert_config, training_flops
@@ -136,3 +136,20 @@ def test_the_loaders_page(place: Path, tmp_path: Path, monkeypatch: pytest.Monke
         need = 475e12 / training_flops(composed("model=large").model, 30_522, seq_len, round(0.15 * seq_len))
         assert float(row[5].replace(",", "")) == pytest.approx(need, abs=0.5)
         assert 5 <= float(row[2]) <= seq_len
+
+
+def test_the_parity_run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without dropout and in few steps ours is transformers' own, and the other seed is not."""
+    monkeypatch.setattr(parity, "VOCABULARY", 120)
+    monkeypatch.setattr(parity, "WINDOW", 2)
+    out = tmp_path / "parity.md"
+    monkeypatch.setattr(sys, "argv", [
+        "parity", "--steps", "4", "--batch", "8", "--seq-len", "32", "--out", str(out), *tiny_overrides(place),
+        "model.dropout=0", "model.attention_dropout=0",
+    ])  # fmt: skip
+    parity.main()
+    curves = json.loads(out.with_suffix(".json").read_text())["mlm"]
+    assert curves["ours"] == pytest.approx(curves["transformers"], abs=2e-2), "bf16 rounds apart"
+    assert curves["transformers, other seed"] != pytest.approx(curves["transformers"], abs=2e-2)
+    assert out.with_suffix(".png").stat().st_size > 5000
+    assert "| 3-4 | " in out.read_text()

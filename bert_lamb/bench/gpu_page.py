@@ -5,6 +5,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from bert_lamb.machine import measured_on
+
 Figures = dict[str, Any]
 OURS = re.compile(r"ours (\w+) (\d+) tokens=(\d+) dropout=([\d.]+)")
 PEER = re.compile(r"(Trainer|loop) (\w+) (\d+) sequences=(\d+)")
@@ -45,13 +47,11 @@ def best(rows: list[dict[str, Any]], who: str) -> dict[str, Any] | None:
 
 def page(figures: Figures, figure: str) -> str:
     """The results page."""
-    machine, top = figures["machine"], best_product(figures)
-    versions = machine["versions"]
+    top = best_product(figures)
     lines = [
         "# One GPU", "",
-        f"`make bench-gpu`, commit {machine['commit']}{', changed' if machine['dirty'] else ''}; {machine['device']}, "
-        f"torch {versions['torch']}, transformers {versions['transformers']}. Random ids, sequences as long as in "
-        "English Wikipedia; rates are of real tokens, medians of repeated micro-batches (forward and backward).", "",
+        f"`make bench-gpu`, {measured_on(figures['machine'])}. Random ids, sequences as long as English Wikipedia's; "
+        "rates are of real tokens, medians of repeated micro-batches (forward and backward).", "",
         f"![real tokens a second]({figure})", "", "## Ceilings", "",
     ]  # fmt: skip
     for name, ceiling in figures.items():

@@ -19,7 +19,7 @@ from bert_lamb.data.manifest import read_manifest
 from bert_lamb.data.masking import MaskRule
 from bert_lamb.data.order import Order
 from bert_lamb.data.packing import SpecialIds
-from bert_lamb.machine import machine_record
+from bert_lamb.machine import machine_record, measured_on
 from bert_lamb.model import training_flops
 from bert_lamb.run import data_folder
 from bert_lamb.settings import compose_settings
@@ -85,8 +85,7 @@ def page(rows: list[dict[str, Any]], manifest: dict[str, Any]) -> str:
     machine = machine_record(torch.device("cpu"), 1)
     lines = [
         "# The loader alone", "",
-        f"`make bench-loader`, commit {machine['commit']}{', changed' if machine['dirty'] else ''}; one core of "
-        f"{machine['device']}, numpy, CPU time; {manifest['counts']['tokens']:,} tokens in "
+        f"`make bench-loader`, {measured_on(machine)}. One core, CPU time; {manifest['counts']['tokens']:,} tokens in "
         f"{len([n for n in manifest['files'] if 'train/documents' in n])} shards, micro-batches of {BUDGET:,} tokens. "
         f"A GPU's need: full sequences at {GPU_TFLOPS} TFLOP/s, 60% of what an H200's matrix units reach.", "",
         "| tokens | sequences/s a core (quartiles) | mean length | filler | BERT-Base on one H200 needs | "

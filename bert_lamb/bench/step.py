@@ -23,7 +23,7 @@ from bert_lamb.assembly import Assembly, seed_dropout
 from bert_lamb.batch import PackedBatch
 from bert_lamb.bench.peers import HandLoop, TrainerLoop, padded, synchronize
 from bert_lamb.data.loader import PhaseData
-from bert_lamb.machine import machine_record
+from bert_lamb.machine import machine_record, measured_on
 from bert_lamb.model import bert_config, training_flops
 from bert_lamb.optim import set_lr
 from bert_lamb.parallel import Single, use_cuda
@@ -227,15 +227,12 @@ def table(result: dict[str, Any]) -> list[str]:
 
 def page(results: list[dict[str, Any]], command: str, figure: str) -> str:
     """The results page."""
-    machine = results[0]["machine"]
     lines = [
         "# The step at the speed of the machine",
         "",
-        f"`{command}`, commit {machine['commit']}{', changed' if machine['dirty'] else ''}; {machine['device']}, "
-        f"{machine['threads']} threads, torch {machine['versions']['torch']}, transformers "
-        f"{machine['versions']['transformers']}. Contenders take turns on the same batches in one run; only ratios "
-        "within a table mean anything on a shared machine. FLOPs: matrix products of real tokens, logits at masked "
-        "positions only, backward twice the forward.",
+        f"`{command}`, {measured_on(results[0]['machine'])}. Contenders take turns on the same batches in one run; "
+        "only ratios within a table mean anything on a shared machine. FLOPs: matrix products of real tokens, logits at "
+        "masked positions only, backward twice the forward.",
         "",
         f"![real tokens a second]({figure})",
     ]
