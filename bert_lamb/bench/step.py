@@ -231,8 +231,8 @@ def page(results: list[dict[str, Any]], command: str, figure: str) -> str:
         "# The step at the speed of the machine",
         "",
         f"`{command}`, {measured_on(results[0]['machine'])}. Contenders take turns on the same batches in one run; "
-        "only ratios within a table mean anything on a shared machine. FLOPs: matrix products of real tokens, logits at "
-        "masked positions only, backward twice the forward.",
+        "only ratios within a table mean anything on a shared machine. FLOPs: matrix products of real tokens, logits "
+        "at masked positions only, backward twice the forward.",
         "",
         f"![real tokens a second]({figure})",
     ]
