@@ -1,6 +1,10 @@
 """Every number that follows from the settings, the data and the devices: computed once, printed, never written back."""
 
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from bert_lamb.model import training_flops
@@ -15,6 +19,12 @@ OPTIMIZER_WORDS = {
 FAR_BELOW = 4  # times: the square-root rule then asks for half the learning rate (why 4: docs/schedules.md)
 
 
+class BudgetError(Exception):
+    """A plan that cannot be made; the message says what to change."""
+
+    for_people = True
+
+
 @dataclass(frozen=True)
 class PhaseBudget:
     """What one phase takes."""
@@ -27,6 +37,8 @@ class PhaseBudget:
     sequences: int
     tokens: int  # padded, as papers count: sequences * seq_len
     flops: float  # of these padded tokens
+    tflops: float  # model TFLOP/s that one device is taken to reach
+    tflops_from: str  # "assumed", or which measurement
     first_lr: float  # of the first steps, at the peak and of the last step
     peak_lr: float
     last_lr: float
@@ -40,8 +52,7 @@ class Budget:
     devices: int
     phases: tuple[PhaseBudget, PhaseBudget]
     flops: float
-    hours: float  # at hardware.assumed_tflops per device
-    assumed_tflops: float
+    hours: float
 
     def record(self) -> dict[str, Any]:
         """For plan.json."""
@@ -98,8 +109,26 @@ def budget(s: Settings, devices: int, manifest: dict[str, Any] | None = None) ->
     vocab_size = manifest["tokenizer"]["size"] if manifest else s.data.vocab_size
     phases = (_phase(s, 1, devices, vocab_size, manifest), _phase(s, 2, devices, vocab_size, manifest))
     flops = sum(p.flops for p in phases)
-    hours = flops / (s.hardware.assumed_tflops * 1e12 * devices) / 3600
-    return Budget(devices, phases, flops, hours, s.hardware.assumed_tflops)
+    hours = sum(p.flops / (p.tflops * 1e12 * devices) for p in phases) / 3600
+    return Budget(devices, phases, flops, hours)
+
+
+def device_rate(s: Settings, seq_len: int) -> tuple[float, str]:
+    """Model TFLOP/s of one device for sequences of this length, and where the number comes from."""
+    path = s.hardware.measured
+    if path is None:
+        return s.hardware.assumed_tflops, "assumed"
+    try:
+        figures = json.loads(Path(path).read_text())
+        machine, device = figures["machine"], figures["machine"]["device"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BudgetError(f"hardware.measured={path}: not a file that `make bench-gpu` writes ({error})") from error
+    dropout = 0.1 if s.model.dropout else 0.0
+    name = re.compile(rf"ours {re.escape(s.model.name)} {seq_len} tokens=\d+ dropout={dropout}")
+    rates = [f["tflops"] for key, f in figures.items() if name.fullmatch(key) and "tflops" in f]
+    if not rates:
+        return s.hardware.assumed_tflops, f"assumed: {path} has no BERT-{s.model.name} at {seq_len} tokens"
+    return max(rates), f"measured on {device}, commit {str(machine['commit'])[:7]} ({path})"
 
 
 def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: dict[str, Any] | None) -> PhaseBudget:
@@ -109,6 +138,7 @@ def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: di
     sequences = phase.steps * phase.global_batch
     masked = max(1, round(s.masking.share * phase.seq_len))
     rates = [lr(step) for step in range(phase.steps)]
+    tflops, source = device_rate(s, phase.seq_len)
     passes = None
     if manifest:
         tables = manifest["instances"]["train"][str(phase.seq_len)]
@@ -116,7 +146,8 @@ def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: di
     return PhaseBudget(
         phase.seq_len, phase.steps, phase.global_batch, -(-phase.global_batch // (devices * micro_batches)),
         micro_batches, sequences, sequences * phase.seq_len,
-        sequences * training_flops(s.model, vocab_size, phase.seq_len, masked), rates[0], max(rates), rates[-1], passes,
+        sequences * training_flops(s.model, vocab_size, phase.seq_len, masked), tflops, source,
+        rates[0], max(rates), rates[-1], passes,
     )  # fmt: skip
 
 
@@ -141,9 +172,15 @@ def budget_text(s: Settings, b: Budget) -> str:
             )
         lines.append(f"           batch: {p.micro_batches} micro-batches of up to {p.micro_batch} sequences{each}")
     time = f"{b.hours:,.1f} hours" if b.hours >= 1 else f"{b.hours * 60:.0f} minutes"
-    lines.append(f"  {b.flops:.2e} FLOPs: about {time} at an assumed {b.assumed_tflops:g} TFLOP/s per device")
+    lines.append(f"  {b.flops:.2e} FLOPs: about {time} at {rate_words(b.record()['phases'])}")
     lines += [f"  warning: {warning}" for warning in batch_warnings(s)]
     return "\n".join(lines)
+
+
+def rate_words(phases: Sequence[dict[str, Any]]) -> str:
+    """The rates that hours are computed from, as plan.json holds them."""
+    rates = dict.fromkeys((f"{p['tflops']:.3g} TFLOP/s a device", p["tflops_from"]) for p in phases)
+    return "; ".join(f"{rate} ({source})" for rate, source in rates)
 
 
 def _big(count: int) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bert_lamb.budget import rate_words
 from bert_lamb.report_run import PhaseRecord, RunRecord, recipe_rows
 from bert_lamb.run import duration
 from bert_lamb.settings import leaves
@@ -116,10 +117,8 @@ def _phases(run: RunRecord) -> list[str]:
         state = "done" if phase.result else "not finished" if phase.lines else "not started"
         amounts = [f"{sequences:,.0f}", f"{phase.total('tokens'):,.0f}", number(phase.last("skipped"), 0)]
         spent = sum(line["tflops"] * line["seconds"] for line in phase.lines if "tflops" in line)
-        speed = [
-            f"{seconds:,.0f}",
-            *(number(x / seconds if seconds else None, n) for x, n in ((sequences, 0), (spent, 3))),
-        ]
+        sequences_s, tflops = (x / seconds if x and seconds else None for x in (sequences, spent))
+        speed = [f"{seconds:,.0f}", number(sequences_s, 0), number(tflops, 3)]
         done = f"{phase.steps:,} of {p.steps:,}"
         work_rows.append([n, state, done, f"{p.global_batch:,}", p.seq_len, *amounts, *speed])
         keys = ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "heldout_mlm_loss", "heldout_mlm_accuracy")
@@ -135,8 +134,8 @@ def _speed(plan: dict[str, Any], phases: dict[int, PhaseRecord]) -> list[str]:
     seconds = sum(phase.total("seconds") for phase in phases.values())
     done = sum(p["flops"] * phases[n].steps / p["steps"] for n, p in enumerate(plan["phases"], 1))
     planned = (
-        f"Planned: {plan['flops']:.2e} FLOPs, {duration(plan['hours'] * 3600)} at an assumed "
-        f"{plan['assumed_tflops']:g} TFLOP/s on each of {plan['devices']} device(s)."
+        f"Planned: {plan['flops']:.2e} FLOPs, {duration(plan['hours'] * 3600)} on {plan['devices']} device(s) at "
+        f"{rate_words(plan['phases'])}."
     )
     measured = f" Measured: {done / seconds / plan['devices'] / 1e12:.2g} TFLOP/s each." if seconds else ""
     return ["", planned + measured + " Every sequence is counted at its phase's full length."]

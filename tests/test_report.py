@@ -41,7 +41,7 @@ def phase_lines(number: int, steps: int, batch: int = 8) -> list[dict[str, Any]]
             "step": step, "loss": mlm + 0.6, "mlm_loss": mlm, "nsp_loss": 0.6, "mlm_accuracy": 0.1,
             "learning_rate": 0.001 * step, "grad_norm": None if bad else 2.0,
             "skipped": int(number == 1 and step >= 5), "sequences": batch, "tokens": 100 * batch,
-            "padding": 0.02, "seconds": 0.5,
+            "padding": 0.02, "seconds": 0.5, "tflops": 0.25,
         }  # fmt: skip
         if step % 5 == 0:
             line["trust_ratios"] = {name: ratio * (1 + step / 100) if ratio != 1 else 1.0
@@ -61,8 +61,11 @@ def make_run(path: Path, *overrides: str, f1: tuple[float, float] | None = (92.5
         "dirty": True, "versions": {"torch": "2.13.0"}, "precision": "bf16", "compiled": True,
     }  # fmt: skip
     plan = {
-        "devices": 1, "flops": 3e12, "hours": 0.01, "assumed_tflops": 0.1,
-        "phases": [{"flops": 2e12, "steps": 20}, {"flops": 1e12, "steps": 10}],
+        "devices": 1, "flops": 3e12, "hours": 0.01,
+        "phases": [
+            {"flops": 2e12, "steps": 20, "tflops": 0.1, "tflops_from": "assumed"},
+            {"flops": 1e12, "steps": 10, "tflops": 0.1, "tflops_from": "assumed"},
+        ],
     }  # fmt: skip
     manifest = {
         "counts": {"documents": 6200}, "tokenizer": {"size": 2000, "sha256": "ab" * 32},
@@ -115,9 +118,9 @@ def test_the_whole_report(tmp_path):
     assert line == f"{scores}: {path / 'report/report.md'}"
     text = (path / "report/report.md").read_text()
     assert row(text, "pretrained-0123456789-seed0")[1:4] == ["400", "92.51", "90.51"]
-    assert row(text, "2 | done")[2:] == ["10 of 10", "64", "128", "640", "64,000", "0", "5", "128"]
+    assert row(text, "2 | done")[2:] == ["10 of 10", "64", "128", "640", "64,000", "0", "5", "128", "0.250"]
     assert row(text, "1 | 5.600") == ["1", "5.600", "5.000", "0.600", "0.100", "5.250", "0.200"]
-    assert "3.00e+12 FLOPs, 36 s at an assumed 0.1 TFLOP/s" in text
+    assert "3.00e+12 FLOPs, 36 s on 1 device(s) at 0.1 TFLOP/s a device (assumed)" in text
     assert "Measured: 0.2 TFLOP/s" in text  # 3e12 in 15 s
     assert row(text, "unigram entropy")[1] == "6.125 nats"
     assert row(text, "2026-01-02T03:05:05+0000")[1:] == ["skipped", "phase 1, step 5, in_row 1"]

@@ -20,7 +20,7 @@ from tools import composed, environment, make_store, prepared, tiny, tiny_overri
 from bert_lamb import pretrain as stage
 from bert_lamb.assembly import Assembly
 from bert_lamb.batch import LossSums
-from bert_lamb.budget import budget, budget_text
+from bert_lamb.budget import BudgetError, budget, budget_text
 from bert_lamb.data.manifest import write_manifest
 from bert_lamb.preflight import preflight_problems
 from bert_lamb.run import RunFolder, TrainingStoppedError, list_checkpoints, open_run
@@ -250,6 +250,31 @@ def test_every_experiment_has_a_budget_on_every_hardware(experiment: str, hardwa
     assert b.hours > 0
     plain = composed(f"experiment={experiment}", *paths)
     assert recipe_hash(recipe(s, "")) == recipe_hash(recipe(plain, "")), "hardware never moves the recipe"
+
+
+def test_hours_come_from_a_measurement_where_there_is_one(tmp_path: Path) -> None:
+    """The best rate of the model and length, with the recipe's dropout; the plan says which file it was."""
+    path = tmp_path / "gpu.json"
+    path.write_text(json.dumps({
+        "machine": {"device": "NVIDIA H200", "commit": "0123456789"},
+        "ours large 128 tokens=16384 dropout=0.1": {"tflops": 300.0},
+        "ours large 128 tokens=65536 dropout=0.1": {"tflops": 400.0},
+        "ours large 128 tokens=65536 dropout=0.0": {"tflops": 500.0},
+        "ours large 128 tokens=131072 dropout=0.1": {"failed": "out of memory"},
+        "ours base 512 tokens=16384 dropout=0.1": {"tflops": 900.0},
+    }))  # fmt: skip
+    s = composed("experiment=bert_large_64k_32k", "hardware=h200", "data.paths=[x]", f"hardware.measured={path}")
+    b = budget(s, 8)
+    first, second = b.phases
+    assert first.tflops == 400.0
+    assert second.tflops == s.hardware.assumed_tflops
+    assert b.hours == pytest.approx((first.flops / 400e12 + second.flops / 316e12) / 8 / 3600)
+    text = budget_text(s, b)
+    assert f"400 TFLOP/s a device (measured on NVIDIA H200, commit 0123456 ({path}))" in text
+    assert f"316 TFLOP/s a device (assumed: {path} has no BERT-large at 512 tokens)" in text
+    path.write_text("[]")
+    with pytest.raises(BudgetError, match="not a file that `make bench-gpu` writes"):
+        budget(s, 8)
 
 
 def test_hardware_run_and_names_never_move_the_recipe() -> None:

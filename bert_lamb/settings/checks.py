@@ -245,6 +245,8 @@ def _hardware(s: Settings) -> Iterator[str]:
     h = s.hardware
     if h.strategy == "single" and h.devices > 1:
         yield f"hardware.strategy=single with hardware.devices={h.devices}: choose ddp, or devices=1"
+    if h.peak_tflops is not None and not h.peak_tflops > 0:
+        yield f"hardware.peak_tflops={h.peak_tflops} is no rate: give the maker's TFLOP/s, or null"
     for number in (1, 2):
         phase = s.phase(number)
         if phase.global_batch < h.devices:

@@ -153,6 +153,7 @@ class HardwareSettings:
     deterministic: bool = MISSING  # kernels that repeat to the bit
     prefetch: int = MISSING  # micro-batches made ahead by the loader's thread
     peak_tflops: float | None = MISSING  # a device's dense matrix rate as its maker gives it, for MFU; null: not told
+    measured: str | None = MISSING  # file of `make bench-gpu`, for the plan's hours; null: assumed_tflops
     assumed_tflops: float = MISSING  # model TFLOP/s per device, for the plan's hours only
 
 
