@@ -60,7 +60,7 @@ def go(ps: list[torch.nn.Parameter], optimizer: Lamb, steps: range, bad: float |
 @pytest.mark.parametrize("preset", ["paper", "lans"])
 def test_it_moves_as_the_definition_says(preset: str) -> None:
     ps, ours = made(torch.float32, preset=preset, max_grad_norm=1.0, fused=True)
-    qs, theirs = made(torch.float32, preset=preset, max_grad_norm=1.0, foreach=False, fused=False)
+    qs, theirs = made(torch.float32, preset=preset, max_grad_norm=1.0, fused=False)
     start = [p.detach().cpu().double().numpy().copy() for p in ps]
     go(ps, ours, range(4))
     go(qs, theirs, range(4))

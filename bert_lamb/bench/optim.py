@@ -57,8 +57,7 @@ def pytorch_optimizer(groups: Groups) -> torch.optim.Optimizer:
 MAKERS: dict[str, Maker] = {
     "Lamb": ours(),
     "Lamb, max_grad_norm=1": ours(max_grad_norm=1.0),
-    "Lamb, foreach=True": ours(foreach=True),
-    "Lamb, foreach=False": ours(foreach=False),
+    "Lamb, fused=False": ours(fused=False),
     "timm Lamb, foreach=True": timm(foreach=True),
     "timm Lamb, foreach=True, no clip": timm(foreach=True, max_grad_norm=None),
     "timm Lamb, foreach=False": timm(foreach=False),
