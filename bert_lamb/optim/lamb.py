@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bert_lamb.optim import plain, rows
-from bert_lamb.optim.layerwise import Batch, Layerwise
+from bert_lamb.optim.layerwise import Batch, Layerwise, lr_of
 from bert_lamb.optim.plain import Readings
 from bert_lamb.optim.rule import PRESETS, Rule
 from bert_lamb.optim.sharded import Formula, is_dtensor
@@ -40,7 +40,7 @@ class Lamb(Layerwise):
 
     Args:
         params: tensors, or groups with their own `lr`, `weight_decay`, `adapt` and so on (see `decay_groups`).
-        lr: learning rate, a number or a 0-dim tensor.
+        lr: learning rate, a number or a tensor of one.
         preset: a name of PRESETS; "paper" is Algorithm 2 with bias correction.
         fused: as torch's optimizers name it: two kernels for all tensors, of Triton on CUDA, of torch.compile on a
             CPU, where the first step takes seconds. False: the plain definition. None: fused on a CPU where it fits (a
@@ -96,7 +96,7 @@ class Lamb(Layerwise):
         device = batch.params[0].device
         return choose_path(batch)(
             batch.params, batch.grads, batch.state("exp_avg"), batch.state("exp_avg_sq"), batch.state("step"),
-            batch.group["lr"], Rule.of(batch.group), scale.to(device), finite.to(device),
+            lr_of(batch.group), Rule.of(batch.group), scale.to(device), finite.to(device),
         )  # fmt: skip
 
     def formula(
@@ -107,7 +107,7 @@ class Lamb(Layerwise):
         if rule.variant == "lans":
             g = plain.over_norm(g, g_norm)
         m, v, updates = plain.directions(x, g, state["exp_avg"], state["exp_avg_sq"], t, rule)
-        return Formula({"exp_avg": m, "exp_avg_sq": v}, updates, plain.corrected_lr(group["lr"], t, rule))
+        return Formula({"exp_avg": m, "exp_avg_sq": v}, updates, plain.corrected_lr(lr_of(group), t, rule))
 
 
 def choose_path(batch: Batch) -> Path:

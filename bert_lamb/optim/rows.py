@@ -106,6 +106,8 @@ def first_pass(
 
 def norm_of_rows(z: Tensor, norm: float) -> Tensor:
     """[R]. The literal norms are for the compiler, which else compiles powers for any norm."""
+    if not z.shape[1]:
+        return z.new_zeros(len(z))
     if norm == 2:
         return torch.linalg.vector_norm(z, 2, dim=1)
     return torch.linalg.vector_norm(z, 1 if norm == 1 else float("inf"), dim=1)
