@@ -29,6 +29,19 @@ def test_it_writes_a_table_and_names_what_is_missing(tmp_path: Path, monkeypatch
     assert str(out.parent) in result["command"]
 
 
+def test_all_use_one_set_of_moments() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    moments: dict = {}
+    first, second = bench.ours()([{"params": [p]}]), bench.adamw([{"params": [p]}])
+    for optimizer in (first, second):
+        optimizer.step()
+        bench.share_moments(optimizer, moments)
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert first.state[p][name] is second.state[p][name]
+    assert first.state[p]["step"] is not second.state[p]["step"]
+
+
 def test_rows_are_medians_and_ratios_of_one_run() -> None:
     times = {"copy": [0.2, 0.1, 0.3], bench.REFERENCE: [0.8, 0.9, 0.7], "Lamb": [0.4, 0.4, 5.0]}
     copy, ours, reference = bench.rows(times)
