@@ -232,7 +232,7 @@ def make_optimizer(bert: torch.nn.Module, o: OptimizerSettings, compiled: bool) 
     beta1, beta2 = (b if own is None else own for b, own in zip(rule.betas, (o.beta1, o.beta2), strict=True))
     if o.preset == "lars":
         return Lars(groups, lr=0.0, momentum=beta1, **given)
-    return Lamb(groups, lr=0.0, preset=o.preset, betas=(beta1, beta2), foreach=None if compiled else True, **given)
+    return Lamb(groups, lr=0.0, preset=o.preset, betas=(beta1, beta2), fused=None if compiled else False, **given)
 
 
 def should_compile(wanted: str, device: torch.device) -> bool:

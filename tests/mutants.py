@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-SHARDED = ("test_sharded_optim.py",)  # the kit for mistakes in sharded.py
-KIT = ("test_optim_conformance.py", "test_optim_others.py", "test_lamb.py")
-TIMEOUT_S = 300  # of one run of the kit
+TRITON = ROOT / "build/triton"  # where the Makefile puts it; else the environment's own
+KITS = {  # for mistakes in a file; all others have the first
+    "plain.py": ("test_optim_conformance.py", "test_optim_others.py", "test_lamb.py"),
+    "rows.py": ("test_optim_random.py", "test_fast_paths.py"),
+    "fused.py": ("test_triton.py",),
+    "sharded.py": ("test_sharded_optim.py",),
+}
+TIMEOUT_S = 1200  # of one run of a kit
 
 
 class Mutant(NamedTuple):
@@ -31,17 +36,11 @@ MUTANTS = {
     "decay subtracted": Mutant("plain.py", "decay = rule.weight_decay * x", "decay = -rule.weight_decay * x"),
     "ratio inverted": Mutant("plain.py", "phi / u_norm, 1.0", "u_norm / phi, 1.0"),
     "ratio 0 at zero norm": Mutant("plain.py", "phi / u_norm, 1.0)", "phi / u_norm, 0.0)"),
-    "ratio of the moments alone": Mutant(
-        "plain.py", "u_norms = [torch.linalg.vector_norm(u, rule.norm)",
-        "u_norms = [torch.linalg.vector_norm(u - rule.weight_decay * x, rule.norm)",
-    ),
-    "norm over the last axis": Mutant(
-        "plain.py", "x_norm = torch.linalg.vector_norm(x, rule.norm)",
-        "x_norm = torch.linalg.vector_norm(x, rule.norm, dim=-1 if x.ndim else None).amax()",
-    ),
-    "always the L2 norm": Mutant(
-        "plain.py", "x_norm = torch.linalg.vector_norm(x, rule.norm)", "x_norm = torch.linalg.vector_norm(x)"
-    ),
+    "ratio of the moments alone": Mutant("plain.py", "*(u for _, u in shares)",
+                                         "*(u - rule.weight_decay * x for _, u in shares)"),
+    "norm over the last axis": Mutant("plain.py", "vector_norm(z, norm, dtype=dtype) if",
+                                      "vector_norm(z, norm, -1 if z.ndim else None, dtype=dtype).amax() if"),
+    "always the L2 norm": Mutant("plain.py", "(norm_of(z, rule.norm) for", "(norm_of(z, 2) for"),
     "correction one step late": Mutant("plain.py", "beta ** t.to(", "beta ** (t + 1).to("),
     "correction of m left out": Mutant("plain.py", "m_hat, v_hat = m / c1, v / c2", "m_hat, v_hat = m, v / c2"),
     "corrections in fp32": Mutant("plain.py", "t.to(torch.float64)", "t.to(torch.float32)"),
@@ -65,6 +64,32 @@ MUTANTS = {
     "norm of a rank's part": Mutant("sharded.py", "in spread.items()", "in ()"),
     "parts' norms added": Mutant("sharded.py", "mine = norms.double() ** norm", "mine = norms.double()"),
     "LARS decays outside": Mutant("lars.py", "(g + rule.weight_decay * x)", "g"),
+    "rows: norms of rows added": Mutant("rows.py", "torch.linalg.vector_norm(norms, rule.norm, dim=0, keepdim=True)",
+                                        "norms.sum(dim=0, keepdim=True)"),
+    "rows: norm of the first row": Mutant("rows.py", "vector_norm(norms, rule.norm", "vector_norm(norms[:1], 2"),
+    "rows: L1 taken for Linf": Mutant("rows.py", "1 if norm == 1 else", "float('inf') if norm == 1 else"),
+    "rows: small moments stay": Mutant("rows.py", "if tensors is not grads:", "if tensors is params:"),
+    "rows: numbers of a neighbour": Mutant("rows.py", "numbers[places.repeat", "numbers[places.flip(0).repeat"),
+    "rows: scale forgotten in pass 2": Mutant("rows.py", "new = x.to(m.dtype)\n    g = g.to(m.dtype) * scale",
+                                              "new = x.to(m.dtype)\n    g = g.to(m.dtype)"),
+    "rows: descends in pass 2": Mutant("rows.py", "g = -g if rule.maximize else g", "g = +g"),
+    "rows: moments that are not finite": Mutant("rows.py", "m, v = torch.where(finite, m, old_m), torch.where(",
+                                                "m, v = m, torch.where("),
+    "rows: counts what is not finite": Mutant("rows.py", "finite.to(steps[0].dtype))", "1)"),
+    "rows: rate corrected one step early": Mutant("rows.py", "torch.stack(list(steps)) + 1, rule)",
+                                                  "torch.stack(list(steps)), rule)"),
+    "Triton: norm of the first chunk": Mutant("fused.py", "total = partials.sum(dim=1)", "total = partials[:, 0]"),
+    "Triton: square of the norm": Mutant("fused.py", "total.sqrt() if rule.norm == 2 else total", "total"),
+    "Triton: decay outside the update": Mutant("fused.py", "u = m_hat / root + DECAY * x", "u = m_hat / root"),
+    "Triton: eps inside the root": Mutant("fused.py", "tl.sqrt(v_hat) + EPS", "tl.sqrt(v_hat + EPS)"),
+    "Triton: corrections exchanged": Mutant("fused.py", "m / c1, v / c2", "m / c2, v / c1"),
+    "Triton: LANS parts exchanged": Mutant("fused.py", "x -= BETA1 * tl.load(moves + owner * 2) * u + (1 - BETA1)",
+                                           "x -= (1 - BETA1) * tl.load(moves + owner * 2) * u + BETA1"),
+    "Triton: weights that are not finite": Mutant("fused.py", "tl.store(xs + at, x.to(PARAM), mask=inside & finite)",
+                                                  "tl.store(xs + at, x.to(PARAM), mask=inside)"),
+    "Triton: moments that are not finite": Mutant("fused.py", "tl.store(ms + at, m, mask=inside & finite)",
+                                                  "tl.store(ms + at, m, mask=inside)"),
+    "Triton: every chunk from the start": Mutant("fused.py", "tl.load(starts + tl.program_id(0)), tl", "0, tl"),
 }  # fmt: skip
 
 
@@ -76,9 +101,10 @@ def planted(mutant: Mutant) -> str:
     return text.replace(mutant.right, mutant.wrong)
 
 
-def turns_red(mutant: Mutant | None) -> bool:
-    """Whether the kit fails in a copy of the project with this mistake, or none. A run that fails to start raises."""
-    kit = SHARDED if mutant is not None and mutant.file == "sharded.py" else KIT
+def turns_red(file: str, mutant: Mutant | None = None) -> bool:
+    """Whether a file's kit fails in a copy of the project with this mistake, or none. Raises where it does not run."""
+    kit = KITS.get(file, KITS["plain.py"])
+    triton = {"TRITON_INTERPRET": "1"} if file == "fused.py" else {}
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name)
         for part in ("bert_lamb", "tests", "data_prep", "conf", "pyproject.toml"):
@@ -88,12 +114,13 @@ def turns_red(mutant: Mutant | None) -> bool:
             else:
                 shutil.copy(source, copy / part)
         if mutant is not None:
-            (copy / "bert_lamb/optim" / mutant.file).write_text(planted(mutant))
+            (copy / "bert_lamb/optim" / file).write_text(planted(mutant))
+        path = os.pathsep.join([str(copy), *([str(TRITON)] if triton else [])])
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
              "--deselect", "tests/test_lamb.py::test_optim_needs_torch_only",
              *(f"tests/{part}" for part in kit)],
-            cwd=copy, env=os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"},
+            cwd=copy, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | triton,
             capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
     if done.returncode not in (0, 1):  # of pytest: all passed; some failed
@@ -102,15 +129,17 @@ def turns_red(mutant: Mutant | None) -> bool:
 
 
 def main(names: list[str]) -> int:
-    if turns_red(None):
-        print("the kit is red without any planted mistake: run it by itself")
-        return 1
+    names = names or list(MUTANTS)
+    for file in {MUTANTS[name].file if MUTANTS[name].file in KITS else "plain.py" for name in names}:
+        if turns_red(file):
+            print(f"the kit of {file} is red without any planted mistake: run it by itself")
+            return 1
     survivors = []
-    for name in names or MUTANTS:
-        red = turns_red(MUTANTS[name])
+    for name in names:
+        red = turns_red(MUTANTS[name].file, MUTANTS[name])
         print(f"{'red     ' if red else 'SURVIVES'}  {name}", flush=True)
         survivors += [] if red else [name]
-    print(f"{len(names or MUTANTS) - len(survivors)} of {len(names or MUTANTS)} planted mistakes turn the kit red")
+    print(f"{len(names) - len(survivors)} of {len(names)} planted mistakes turn their kit red")
     return bool(survivors)
 
 

@@ -14,6 +14,18 @@ PAPER = dict(
     bounds=None, maximize=False,
 )  # fmt: skip
 
+NAMES = {  # as Lamb's settings call them
+    "eps": "eps", "weight_decay": "decay", "adapt": "adapt", "bias_correction": "correction", "norm": "norm",
+    "grad_averaging": "averaging", "phi_bounds": "phi", "ratio_bounds": "bounds", "maximize": "maximize",
+}  # fmt: skip
+
+
+def switches_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """The switches that some of Lamb's settings mean."""
+    return dict(zip(("b1", "b2"), settings.get("betas", ()), strict=False)) | {
+        ours: settings[theirs] for theirs, ours in NAMES.items() if theirs in settings
+    }
+
 
 def switches(**changes: Any) -> SimpleNamespace:
     return SimpleNamespace(**(PAPER | changes))

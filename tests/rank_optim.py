@@ -16,7 +16,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 from bert_lamb.optim import Lamb, Lars
@@ -108,6 +109,33 @@ def not_finite_on_one_rank() -> None:
         assert optimizer.state[p]["step"] == 1
 
 
+def narrow_weights() -> None:
+    """bf16 parts of tensors take the steps of the whole: gradients are widened before they are scaled."""
+    one, many = model().bfloat16(), fully_shard(model().bfloat16())
+    a, b = (Lamb(groups(m), 0.02, "google") for m in (one, many))
+    for p, q in zip(one.parameters(), many.parameters(), strict=True):
+        p.grad = torch.sin(torch.arange(p.numel()).reshape(p.shape) + 1.0).bfloat16()
+        q.grad = distribute_tensor(p.grad, q.device_mesh, q.placements)
+    a.step()
+    b.step()
+    for p, q in zip(one.parameters(), many.parameters(), strict=True):
+        torch.testing.assert_close(whole(b.state[q]["exp_avg"]), a.state[p]["exp_avg"], rtol=1e-6, atol=0)
+        assert torch.equal(whole(q), p)
+
+
+def whole_tensors_each_on_one_rank() -> None:
+    """torch's ZeroRedundancyOptimizer keeps tensors whole; without a clip nothing needs the others' gradients."""
+    one, many = model(), model()
+    a = Lamb(one.parameters(), 0.02)
+    b = ZeroRedundancyOptimizer(many.parameters(), optimizer_class=Lamb, lr=0.02)
+    for step in range(3):
+        for m, optimizer in ((one, a), (many, b)):
+            backward(m, step)
+            optimizer.step()
+    for p, q in zip(one.parameters(), many.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
 def main() -> None:
     dist.init_process_group("gloo")
     for name in OPTIMIZERS:
@@ -116,6 +144,8 @@ def main() -> None:
     same("paper", init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicate", "shard")))
     state_goes_round()
     not_finite_on_one_rank()
+    narrow_weights()
+    whole_tensors_each_on_one_rank()
     print(f"rank {dist.get_rank()}: equal", flush=True)
     dist.destroy_process_group()
 

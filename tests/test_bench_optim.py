@@ -18,7 +18,7 @@ def test_it_writes_a_table_and_names_what_is_missing(tmp_path: Path, monkeypatch
     monkeypatch.setattr(bench, "COPIED", 4_000_000)
     monkeypatch.setitem(bench.MAKERS, "pytorch_optimizer Lamb", gone)
     out = tmp_path / "results/optim.md"
-    chosen = ["Lamb", "Lamb, foreach=False", "pytorch_optimizer Lamb", "torch AdamW, fused=True"]
+    chosen = ["Lamb", "Lamb, fused=False", "pytorch_optimizer Lamb", "torch AdamW, fused=True"]
     bench.main(["--rounds", "3", "--out", str(out), "--only", *chosen])
     text = out.read_text()
     assert "Not measured: pytorch_optimizer Lamb: elsewhere is not installed." in text
@@ -27,6 +27,19 @@ def test_it_writes_a_table_and_names_what_is_missing(tmp_path: Path, monkeypatch
     assert sorted(names) == sorted(["copying 40 bytes a parameter", *set(chosen) - {"pytorch_optimizer Lamb"}])
     assert all(f"| {name} |" in text for name in names)
     assert str(out.parent) in result["command"]
+
+
+def test_all_use_one_set_of_moments() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    moments: dict = {}
+    first, second = bench.ours()([{"params": [p]}]), bench.adamw([{"params": [p]}])
+    for optimizer in (first, second):
+        optimizer.step()
+        bench.share_moments(optimizer, moments)
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert first.state[p][name] is second.state[p][name]
+    assert first.state[p]["step"] is not second.state[p]["step"]
 
 
 def test_rows_are_medians_and_ratios_of_one_run() -> None:

@@ -1,4 +1,4 @@
-"""The passes over rows, eager and compiled, where tensors are large: against the definition, and to the bit."""
+"""The compiled passes over rows, where tensors are large: against the definition, and to the bit."""
 
 import copy
 from typing import Any
@@ -13,11 +13,6 @@ from bert_lamb.optim.layerwise import Batch
 
 SHAPES = [(300, 257), (70_001,), (80_000,), (2, 40_000), (5, 7), (35,), (35,), (), (3, 1)]  # the second is a prime
 needs_compiler = pytest.mark.skipif(not rows.has_compiler(), reason="no C++ compiler")
-PATHS = [
-    pytest.param({"foreach": True}, id="foreach"),
-    pytest.param({"fused": True}, id="compiled", marks=needs_compiler),
-]
-PLAIN = {"foreach": False, "fused": False}
 
 
 def made(dtype: torch.dtype, **settings: Any) -> tuple[list[torch.nn.Parameter], Lamb]:
@@ -45,10 +40,10 @@ def go(ps: list[torch.nn.Parameter], optimizer: Lamb, steps: range, bad: float |
     ],
     ids=str,
 )
-@pytest.mark.parametrize("path", PATHS)
-def test_large_tensors_move_as_the_definition_says(path: dict, dtype: torch.dtype, settings: dict) -> None:
-    ps, ours = made(dtype, **settings, **path)
-    qs, theirs = made(dtype, **settings, **PLAIN)
+@needs_compiler
+def test_large_tensors_move_as_the_definition_says(dtype: torch.dtype, settings: dict) -> None:
+    ps, ours = made(dtype, **settings, fused=True)
+    qs, theirs = made(dtype, **settings, fused=False)
     start = [p.detach().double().numpy().copy() for p in ps]
     for step in range(4):
         go(ps, ours, range(step, step + 1))
@@ -63,15 +58,15 @@ def test_large_tensors_move_as_the_definition_says(path: dict, dtype: torch.dtyp
             torch.testing.assert_close(mine, other, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_a_step_repeats_to_the_bit(path: dict) -> None:
+@needs_compiler
+def test_a_step_repeats_to_the_bit() -> None:
     """For any number of threads: a row is the work of one."""
     found = []
     threads = torch.get_num_threads()
     try:
         for count in (1, 1, 2):
             torch.set_num_threads(count)
-            ps, optimizer = made(torch.float32, **path)
+            ps, optimizer = made(torch.float32, fused=True)
             go(ps, optimizer, range(3))
             found.append(ps)
     finally:
@@ -81,9 +76,9 @@ def test_a_step_repeats_to_the_bit(path: dict) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
-@pytest.mark.parametrize("path", PATHS)
-def test_a_gradient_that_is_not_finite_changes_nothing(path: dict, bad: float) -> None:
-    ps, optimizer = made(torch.float32, max_grad_norm=1.0, **path)
+@needs_compiler
+def test_a_gradient_that_is_not_finite_changes_nothing(bad: float) -> None:
+    ps, optimizer = made(torch.float32, max_grad_norm=1.0, fused=True)
     go(ps, optimizer, range(2))
     before = copy.deepcopy([(p.detach(), dict(optimizer.state[p])) for p in ps])
     go(ps, optimizer, range(2, 3), bad)
@@ -117,9 +112,9 @@ def test_one_compilation_serves_every_size(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("settings", "compiler", "expected"),
     [
-        ({}, True, rows.compiled_update), ({}, False, rows.update), ({"foreach": True}, True, rows.update),
-        ({"fused": True}, True, rows.compiled_update), (PLAIN, True, plain.update),
-        ({"foreach": False}, True, plain.update), ({"fused": False}, True, plain.update),
+        ({}, True, rows.update), ({}, False, plain.update), ({"fused": True}, True, rows.update),
+        ({"foreach": False, "fused": True}, True, rows.update), ({"foreach": False}, True, plain.update),
+        ({"fused": False}, True, plain.update),
     ],
 )  # fmt: skip
 def test_which_path_is_taken(
@@ -132,7 +127,7 @@ def test_which_path_is_taken(
         return choose_path(Batch(Lamb([p], **settings).param_groups[0], [p], [], [], []))
 
     assert path(large) is expected
-    assert path(small) is (rows.update if not settings else expected), "a small group is not worth compiling"
+    assert path(small) is (expected if settings else plain.update), "a small group is not worth compiling"
 
 
 def test_fused_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +142,7 @@ def test_a_loaded_state_does_not_choose_the_path() -> None:
     """Saved where there was a compiler, loaded where there is none."""
     p = torch.nn.Parameter(torch.ones(2))
     saved = Lamb([p], lr=0.5, fused=True).state_dict()
-    optimizer = Lamb([p], foreach=True)
+    optimizer = Lamb([p], fused=False)
     optimizer.load_state_dict(saved)
     (group,) = optimizer.param_groups
-    assert (group["lr"], group["foreach"], group["fused"]) == (0.5, True, None)
+    assert (group["lr"], group["foreach"], group["fused"]) == (0.5, None, False)

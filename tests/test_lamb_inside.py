@@ -130,7 +130,7 @@ def test_compiled_step_is_one_graph() -> None:
 
     def run(compiled: bool) -> Tensor:
         p, lr = Parameter(torch.linspace(1, 2, LENGTH)), torch.tensor(0.0)
-        optimizer = Lamb([p], lr=lr, max_grad_norm=1.0, foreach=False, fused=False)
+        optimizer = Lamb([p], lr=lr, max_grad_norm=1.0, fused=None)
         step = torch.compile(optimizer.step, backend="eager", fullgraph=True) if compiled else optimizer.step
         for i in range(5):
             lr.fill_(0.01 * i)

@@ -137,7 +137,8 @@ def prepared(folder: Path, *overrides: str, **store: Any) -> Settings:
 
 def environment(**more: str) -> dict[str, str]:
     """For subprocesses: one thread each, and the checkout to import from."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])} | more
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | more
 
 
 def torchrun(ranks: int, *arguments: str | Path) -> list[str]:

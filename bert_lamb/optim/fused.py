@@ -128,14 +128,9 @@ def first_pass(
     DECAY: tl.constexpr, NORM: tl.constexpr, VARIANT: tl.constexpr, MAXIMIZE: tl.constexpr, CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    chunk = tl.program_id(0)
-    owner, start = tl.load(owners + chunk), tl.load(starts + chunk)
-    size, finite = tl.load(sizes + owner), tl.load(applied) != 0
-    xs = tl.load(addresses + owner).to(tl.pointer_type(PARAM))
-    gs = tl.load(addresses + count + owner).to(tl.pointer_type(GRAD))
-    ms = tl.load(addresses + 2 * count + owner).to(tl.pointer_type(WIDE))
-    vs = tl.load(addresses + 3 * count + owner).to(tl.pointer_type(WIDE))
-    own = numbers + owner * NUMBERS
+    owner, start, size = place(owners, starts, sizes)
+    xs, gs, ms, vs = columns(addresses, count, owner, PARAM, GRAD, WIDE)
+    own, finite = numbers + owner * NUMBERS, tl.load(applied) != 0
     x_sums, u_sums, w_sums = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)
     for first in range(0, CHUNK, BLOCK):
         at = start + first + tl.arange(0, BLOCK)
@@ -149,13 +144,12 @@ def first_pass(
         u, w = updates(x, g, m, v, own, BETA1, TAKEN, BETA2, EPS, DECAY, VARIANT)
         x_sums, u_sums = added(x_sums, x, NORM), added(u_sums, u, NORM)  # beyond the tensor all three are 0
         w_sums = added(w_sums, w, NORM)
+    norms: tl.constexpr = 3 if VARIANT == LANS else 2
+    mine = partials + tl.program_id(0) * norms
+    tl.store(mine, total(x_sums, NORM))
+    tl.store(mine + 1, total(u_sums, NORM))
     if VARIANT == LANS:
-        tl.store(partials + chunk * 3, total(x_sums, NORM))
-        tl.store(partials + chunk * 3 + 1, total(u_sums, NORM))
-        tl.store(partials + chunk * 3 + 2, total(w_sums, NORM))
-    else:
-        tl.store(partials + chunk * 2, total(x_sums, NORM))
-        tl.store(partials + chunk * 2 + 1, total(u_sums, NORM))
+        tl.store(mine + 2, total(w_sums, NORM))
 
 
 @triton.jit
@@ -165,14 +159,9 @@ def second_pass(
     DECAY: tl.constexpr, NORM: tl.constexpr, VARIANT: tl.constexpr, MAXIMIZE: tl.constexpr, CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    chunk = tl.program_id(0)
-    owner, start = tl.load(owners + chunk), tl.load(starts + chunk)
-    size, finite = tl.load(sizes + owner), tl.load(applied) != 0
-    xs = tl.load(addresses + owner).to(tl.pointer_type(PARAM))
-    gs = tl.load(addresses + count + owner).to(tl.pointer_type(GRAD))
-    ms = tl.load(addresses + 2 * count + owner).to(tl.pointer_type(WIDE))
-    vs = tl.load(addresses + 3 * count + owner).to(tl.pointer_type(WIDE))
-    own = numbers + owner * NUMBERS
+    owner, start, size = place(owners, starts, sizes)
+    xs, gs, ms, vs = columns(addresses, count, owner, PARAM, GRAD, WIDE)
+    own, finite = numbers + owner * NUMBERS, tl.load(applied) != 0
     for first in range(0, CHUNK, BLOCK):
         at = start + first + tl.arange(0, BLOCK)
         inside = at < size
@@ -188,6 +177,23 @@ def second_pass(
         else:
             x -= tl.load(moves + owner) * u
         tl.store(xs + at, x.to(PARAM), mask=inside & finite)
+
+
+@triton.jit
+def place(owners, starts, sizes):
+    """The tensor that this program works on, the first of its numbers here, and how many it has."""
+    owner = tl.load(owners + tl.program_id(0))
+    return owner, tl.load(starts + tl.program_id(0)), tl.load(sizes + owner)
+
+
+@triton.jit
+def columns(addresses, count, owner, PARAM: tl.constexpr, GRAD: tl.constexpr, WIDE: tl.constexpr):
+    """Where a tensor's weights, gradient and moments begin."""
+    xs = tl.load(addresses + owner).to(tl.pointer_type(PARAM))
+    gs = tl.load(addresses + count + owner).to(tl.pointer_type(GRAD))
+    ms = tl.load(addresses + 2 * count + owner).to(tl.pointer_type(WIDE))
+    vs = tl.load(addresses + 3 * count + owner).to(tl.pointer_type(WIDE))
+    return xs, gs, ms, vs
 
 
 @triton.jit

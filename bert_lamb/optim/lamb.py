@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bert_lamb.optim import plain, rows
-from bert_lamb.optim.layerwise import Batch, Layerwise
+from bert_lamb.optim.layerwise import Batch, Layerwise, lr_of
 from bert_lamb.optim.plain import Readings
 from bert_lamb.optim.rule import PRESETS, Rule
 from bert_lamb.optim.sharded import Formula, is_dtensor
@@ -40,13 +40,14 @@ class Lamb(Layerwise):
 
     Args:
         params: tensors, or groups with their own `lr`, `weight_decay`, `adapt` and so on (see `decay_groups`).
-        lr: learning rate, a number or a 0-dim tensor.
+        lr: learning rate, a number or a tensor of one.
         preset: a name of PRESETS; "paper" is Algorithm 2 with bias correction.
-        foreach, fused: as torch's optimizers name them. fused: two kernels for all tensors, of Triton on CUDA, of
-            torch.compile on a CPU; its first step takes seconds. foreach: the same passes without a compiler. Both
-            None: fused on a CPU where it fits (a C++ compiler and a group of 4 M parameters), else foreach; else and
-            at False: the plain definition. All paths give the same update, to rounding. Triton's kernels have run in
-            its interpreter only so far, so on CUDA they are taken where fused=True asks for them.
+        fused: as torch's optimizers name it: two kernels for all tensors, of Triton on CUDA, of torch.compile on a
+            CPU, where the first step takes seconds. False: the plain definition. None: fused on a CPU where it fits (a
+            C++ compiler and a group of 4 M parameters), else plain. Both give the same update, to rounding. Triton's
+            kernels have run in its interpreter only so far, so on CUDA they are taken where fused=True asks for them.
+        foreach: False or None, taken because torch's optimizers take it: there is no path of torch._foreach calls,
+            and True is refused. As in torch, False without fused=True is the plain definition.
         capturable: taken because torch's optimizers take it; every path can be captured in a CUDA graph as it is
             (give `lr` as a tensor where it changes).
         switches: what differs from the preset: betas, eps, weight_decay, bias_correction, grad_averaging, adapt, norm,
@@ -66,8 +67,6 @@ class Lamb(Layerwise):
     ) -> None:  # fmt: skip
         if preset not in PRESETS:
             raise ValueError(f"preset={preset!r}: choose one of {', '.join(PRESETS)}")
-        if foreach and fused:
-            raise ValueError("foreach=True with fused=True: choose one, or leave both at None")
         chosen = PRESETS[preset]
         unknown = switches.keys() - Switches.__annotations__.keys()
         if unknown:
@@ -77,6 +76,14 @@ class Lamb(Layerwise):
         super().__init__(
             params, defaults | {"foreach": foreach, "fused": fused, "capturable": capturable}, max_grad_norm
         )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        if self.param_groups[-1]["foreach"]:
+            raise ValueError(
+                "foreach=True: Lamb has no path of torch._foreach calls; fused=True has two kernels for all tensors, "
+                "and with both at None the fastest that fits is taken"
+            )
 
     def update(self, batches: list[Batch], scale: Tensor, finite: Tensor) -> list[Readings]:
         parted = [batch for batch in batches if is_dtensor(batch.params[0])]
@@ -89,7 +96,7 @@ class Lamb(Layerwise):
         device = batch.params[0].device
         return choose_path(batch)(
             batch.params, batch.grads, batch.state("exp_avg"), batch.state("exp_avg_sq"), batch.state("step"),
-            batch.group["lr"], Rule.of(batch.group), scale.to(device), finite.to(device),
+            lr_of(batch.group), Rule.of(batch.group), scale.to(device), finite.to(device),
         )  # fmt: skip
 
     def formula(
@@ -100,27 +107,24 @@ class Lamb(Layerwise):
         if rule.variant == "lans":
             g = plain.over_norm(g, g_norm)
         m, v, updates = plain.directions(x, g, state["exp_avg"], state["exp_avg_sq"], t, rule)
-        return Formula({"exp_avg": m, "exp_avg_sq": v}, updates, plain.corrected_lr(group["lr"], t, rule))
+        return Formula({"exp_avg": m, "exp_avg_sq": v}, updates, plain.corrected_lr(lr_of(group), t, rule))
 
 
 def choose_path(batch: Batch) -> Path:
     """The one place where the arithmetic is chosen; `foreach` and `fused` of the group as torch means them."""
-    foreach, fused, kind = batch.group["foreach"], batch.group["fused"], batch.params[0].device.type
-    if foreach is None and fused is None:
-        if torch.compiler.is_compiling():  # whoever compiles the step has one graph of the definition
-            return plain.update
+    fused, kind = batch.group["fused"], batch.params[0].device.type
+    if fused is None and batch.group["foreach"] is None and not torch.compiler.is_compiling():
         large = sum(p.numel() for p in batch.params) >= rows.WORTH_COMPILING
         fused = kind == "cpu" and large and rows.has_compiler()  # on CUDA once a GPU has run the kernels
-        foreach = not fused
-    if fused and (kind == "cuda" or interpreted()):
+    if not fused:
+        return plain.update
+    if kind == "cuda" or interpreted():
         from bert_lamb.optim import fused as triton_path  # triton comes with torch's CUDA builds only
 
         return triton_path.update
-    if fused:
-        if kind != "cpu" or not rows.has_compiler():
-            raise RuntimeError(f"fused=True on {kind}: needs CUDA, or a CPU and a C++ compiler; leave it at None")
-        return rows.compiled_update
-    return rows.update if foreach else plain.update
+    if kind != "cpu" or not rows.has_compiler():
+        raise RuntimeError(f"fused=True on {kind}: needs CUDA, or a CPU and a C++ compiler; leave it at None")
+    return rows.update
 
 
 def has_triton() -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bert_lamb.optim.layerwise import Layerwise
+from bert_lamb.optim.layerwise import Layerwise, lr_of
 from bert_lamb.optim.rule import Preset, Rule
 from bert_lamb.optim.sharded import Formula
 
@@ -26,7 +26,7 @@ class Lars(Layerwise):
 
     Args:
         params: tensors, or groups with their own `lr`, `weight_decay`, `adapt` and so on (see `decay_groups`).
-        lr: learning rate, a number or a 0-dim tensor.
+        lr: learning rate, a number or a tensor of one.
         momentum: decay of the momentum, per step.
         weight_decay: times the weights, added to the gradient.
         adapt, norm, phi_bounds, ratio_bounds, maximize: see `Rule`.
@@ -60,4 +60,4 @@ class Lars(Layerwise):
         if rule.maximize:
             g = -g
         m = momentum * state["exp_avg"] + (1 - momentum) * (g + rule.weight_decay * x)
-        return Formula({"exp_avg": m}, [(1.0, m)], group["lr"])
+        return Formula({"exp_avg": m}, [(1.0, m)], lr_of(group))

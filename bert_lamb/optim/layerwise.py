@@ -64,6 +64,8 @@ class Layerwise(torch.optim.Optimizer):
         """torch's; values that make no sense raise ValueError. They may still be changed in `param_groups` later."""
         super().add_param_group(param_group)
         lr = self.param_groups[-1]["lr"]
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError(f"lr of shape {tuple(lr.shape)}: a number is expected, or a tensor of one")
         if not lr >= 0:  # NaN included
             raise ValueError(f"lr={lr}: must not be negative")
         Rule.of(self.param_groups[-1])
@@ -188,6 +190,12 @@ class Layerwise(torch.optim.Optimizer):
             for name in self.MOMENTS:
                 state[name] = torch.zeros_like(p, dtype=_wide(p))
         return state
+
+
+def lr_of(group: dict[str, Any]) -> float | Tensor:
+    """A group's learning rate: a number or 0-dim, whatever the shape of its tensor of one number."""
+    lr = group["lr"]
+    return lr.squeeze() if isinstance(lr, Tensor) else lr
 
 
 def _wide(p: Tensor) -> torch.dtype:

@@ -59,14 +59,18 @@ def update_tensor(
     if rule.variant == "lans":
         g = over_norm(g, torch.linalg.vector_norm(g))
     m, v, shares = directions(x, g, exp_avg, exp_avg_sq, step + 1, rule)
-    x_norm = torch.linalg.vector_norm(x, rule.norm)
-    u_norms = [torch.linalg.vector_norm(u, rule.norm) for _, u in shares]
+    x_norm, *u_norms = (norm_of(z, rule.norm) for z in (x, *(u for _, u in shares)))
     ratios = [trust_ratio(x_norm, u_norm, rule) for u_norm in u_norms]
     lr = corrected_lr(lr, step + 1, rule)
     for (share, u), ratio in zip(shares, ratios, strict=True):
         x = x - lr * share * ratio * u
     write(finite, (param, x), (exp_avg, m), (exp_avg_sq, v), (step, step + 1))
     return ratios[0], x_norm, u_norms[0]
+
+
+def norm_of(z: Tensor, norm: float, dtype: torch.dtype | None = None) -> Tensor:
+    """0-dim; 0 of an empty tensor, which in torch has no Linf norm."""
+    return torch.linalg.vector_norm(z, norm, dtype=dtype) if z.numel() else z.new_zeros((), dtype=dtype)
 
 
 def directions(

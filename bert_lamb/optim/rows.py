@@ -1,4 +1,4 @@
-"""LAMB in two passes over rows of numbers: `plain`'s formulas, with its temporaries in the cache or compiled away.
+"""LAMB in two compiled passes over rows of numbers, on a CPU: `plain`'s formulas, its temporaries compiled away.
 
 Pass 1 reads weights, gradient and moments, writes the moments and makes the norms; pass 2 reads weights and moments
 and writes the weights. That is 40 bytes a parameter in fp32, the least there is: the update cannot be applied before
@@ -11,7 +11,7 @@ ROW numbers at most. A row's norm is the work of one thread, so the result does 
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from bert_lamb.optim.plain import Readings, corrected_lr, corrections, moments, over_norm, trust_ratio, updates, write
 from bert_lamb.optim.rule import Rule
 
-SMALL = 1 << 16  # numbers: below, a tensor costs more in calls than in work. Also a block of the eager passes
+SMALL = 1 << 16  # numbers: below, a tensor costs more in calls than in work
 ROW = 4096  # numbers; 16 KiB in fp32: a row's norm has lost no digits that matter
 MIN_COMPILED_ROW = 16  # numbers; one vector of the widest CPUs
 WORTH_COMPILING = 1 << 22  # numbers in a parameter group: below, a compilation would take long to repay
@@ -42,22 +42,22 @@ class Stack(NamedTuple):
 
 def update(
     params: Sequence[Tensor], grads: Sequence[Tensor], exp_avgs: Sequence[Tensor], exp_avg_sqs: Sequence[Tensor],
-    steps: Sequence[Tensor], lr: float | Tensor, rule: Rule, scale: Tensor, finite: Tensor, compiled: bool = False,
+    steps: Sequence[Tensor], lr: float | Tensor, rule: Rule, scale: Tensor, finite: Tensor,
 ) -> Readings:  # fmt: skip
-    """`plain.update`; compiled: the large tensors' passes go through torch.compile, one kernel each."""
+    """`plain.update`; its first call takes seconds, where torch.compile makes a kernel of each pass."""
     stacks = stacked(params, grads, exp_avgs, exp_avg_sqs)
     numbers = numbers_of(grads, steps, rule, scale.to(exp_avgs[0].dtype))
     found: dict[int, Tensor] = {}  # a tensor's place: norms of its weights and of each update
     verdicts = spread(stacks, finite.expand(len(params), 1))
     for stack, own, verdict in zip(stacks, spread(stacks, numbers), verdicts, strict=True):
-        norms = torch.stack(run(first_pass, stack, compiled, own, verdict, rule), dim=1)
+        norms = torch.stack(run(first_pass, stack, own, verdict, rule), dim=1)
         if len(stack.members) == 1:
             norms = torch.linalg.vector_norm(norms, rule.norm, dim=0, keepdim=True)
         found.update(zip(stack.members, norms.unbind(), strict=True))
     readings, sizes = sizes_of(torch.stack([found[i] for i in range(len(params))]), steps, lr, rule)
     numbers = torch.cat([numbers, sizes], dim=1)
     for stack, own, verdict in zip(stacks, spread(stacks, numbers), verdicts, strict=True):
-        run(second_pass, stack, compiled, own, verdict, rule)
+        run(second_pass, stack, own, verdict, rule)
         if stack.copied:
             for tensors, column in zip((params, grads, exp_avgs, exp_avg_sqs), stack.columns, strict=True):
                 if tensors is not grads:
@@ -65,9 +65,6 @@ def update(
                     torch._foreach_copy_(olds, [new.view_as(old) for old, new in zip(olds, column, strict=True)])
     torch._foreach_add_(list(steps), finite.to(steps[0].dtype))
     return readings
-
-
-compiled_update = partial(update, compiled=True)  # its first step takes seconds
 
 
 def numbers_of(grads: Sequence[Tensor], steps: Sequence[Tensor], rule: Rule, scale: Tensor) -> Tensor:
@@ -109,6 +106,8 @@ def first_pass(
 
 def norm_of_rows(z: Tensor, norm: float) -> Tensor:
     """[R]. The literal norms are for the compiler, which else compiles powers for any norm."""
+    if not z.shape[1]:
+        return z.new_zeros(len(z))
     if norm == 2:
         return torch.linalg.vector_norm(z, 2, dim=1)
     return torch.linalg.vector_norm(z, 1 if norm == 1 else float("inf"), dim=1)
@@ -131,16 +130,10 @@ def second_pass(
 
 
 def run(
-    function: Callable[..., list[Tensor]], stack: Stack, compiled: bool, numbers: Tensor, finite: Tensor, rule: Rule
+    function: Callable[..., list[Tensor]], stack: Stack, numbers: Tensor, finite: Tensor, rule: Rule
 ) -> list[Tensor]:  # fmt: skip
-    """A pass over a stack: compiled, at once; else by blocks whose temporaries stay in the cache."""
-    rows, length = stack.columns[0].shape
-    if compiled and stack.compilable:
-        return through_compiler(function)(*stack.columns, numbers, finite, rule)
-    block = max(1, SMALL // max(1, length))
-    cuts = [slice(i, i + block) for i in range(0, rows, block)]
-    parts = [function(*(c[cut] for c in (*stack.columns, numbers, finite)), rule) for cut in cuts]
-    return [torch.cat(column) for column in zip(*parts, strict=True)]
+    """A pass over a stack: compiled where one kernel serves many, else as it stands."""
+    return (through_compiler(function) if stack.compilable else function)(*stack.columns, numbers, finite, rule)
 
 
 def spread(stacks: list[Stack], numbers: Tensor) -> Sequence[Tensor]:

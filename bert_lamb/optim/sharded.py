@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bert_lamb.optim.plain import Readings, trust_ratio, write
+from bert_lamb.optim.plain import Readings, norm_of, trust_ratio, write
 from bert_lamb.optim.rule import Rule
 
 
@@ -71,7 +71,7 @@ def update(
         columns = zip(batch.params, batch.grads, batch.states, batch.grad_norms, strict=True)
         for p, grad, state, g_norm in columns:
             wide = state["exp_avg"].dtype
-            x, g = local(p), local(grad) * scale.to(p.device, wide)
+            x, g = local(p), local(grad).to(wide) * scale.to(p.device, wide)
             g_norm = g_norm.to(p.device, wide) * scale.to(p.device, wide)
             own = {name: local(value) for name, value in state.items()}
             made = formula(batch.group, x.to(wide), g, g_norm, own)
@@ -97,10 +97,7 @@ def update(
 
 
 def _norm(part: Part) -> Tensor:
-    wide = torch.promote_types(part.local.dtype, torch.float32)
-    if not part.local.numel():
-        return torch.zeros((), dtype=wide, device=part.local.device)
-    return torch.linalg.vector_norm(part.local, part.norm, dtype=wide)
+    return norm_of(part.local, part.norm, torch.promote_types(part.local.dtype, torch.float32))
 
 
 def _reduce(norms: Tensor, mesh: Any, cut: tuple[bool, ...], norm: float) -> Tensor:
