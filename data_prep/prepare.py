@@ -15,12 +15,12 @@ from typing import Any
 from bert_lamb.data.manifest import MANIFEST, write_manifest
 from bert_lamb.data.store import SPLITS
 from bert_lamb.settings import DataSettings, Settings, command
+from data_prep.duplicates import mark_duplicates
 from data_prep.finish import make_manifest
 from data_prep.pool import Progress, core_count, records_in_order, run_slices
-from data_prep.records import Document, records
+from data_prep.records import Document, cleaned_texts, records
 from data_prep.repair import check_finished
-from data_prep.resume import PrepareError, begin, deciding_settings
-from data_prep.sentences import clean
+from data_prep.resume import PrepareError, begin, deciding_settings, refuse_other_begun
 from data_prep.shards import WORK, ShardRecord, read_record, split_of
 from data_prep.slices import Plan, payloads, plan_input
 from data_prep.sources import source_files
@@ -65,6 +65,9 @@ def prepare(data: DataSettings, folder: Path) -> None:
     check_space(data, plan, folder)
     for name in (*SPLITS, "rejects", WORK):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    refuse_other_begun(folder, settings, plan)
+    if data.deduplicate:
+        mark_duplicates(data, settings, folder, plan)
     vocabulary = begin(folder, settings, plan, lambda: given or train_on(data, plan))
     finished = make_shards(data, folder, plan)
     check_rejects(data, [finished[n] for n in sorted(finished)], len(plan.damages), folder)
@@ -116,10 +119,9 @@ def training_texts(data: DataSettings, plan: Plan) -> Iterator[str]:
     quota = -(-TRAINING_BYTES // len(plan.slices))
     found = False
     for part, texts in payloads(plan.slices, data):
-        left = quota
-        for item in records(part, texts, data):
-            text = clean(item.text) if isinstance(item, Document) else ""
-            if text and split_of(text, data.heldout_share) == "train":
+        left, duplicates = quota, frozenset(part.duplicates.tolist())
+        for place, text in enumerate(cleaned_texts(part, texts, data)):
+            if place not in duplicates and split_of(text, data.heldout_share) == "train":
                 found = True
                 yield text[:left]
                 left -= len(text)

@@ -17,6 +17,9 @@ from data_prep.tokenizer import Vocabulary
 
 BEGUN = f"{WORK}/begun.json"
 DECIDE_NOTHING = ("name", "root", "paths", "processes", "max_reject_share")  # settings that change no byte
+OFF = {
+    "deduplicate": False
+}  # rules that decide nothing: a store made before there were these is still the one asked for
 
 
 class PrepareError(Exception):
@@ -27,10 +30,17 @@ class PrepareError(Exception):
 
 def deciding_settings(data: DataSettings, given: Vocabulary | None) -> dict[str, Any]:
     """The settings that decide the store's bytes. A vocabulary counts by its content, not by its path."""
-    settings = {k: v for k, v in asdict(data).items() if k not in DECIDE_NOTHING}
+    settings = {k: v for k, v in asdict(data).items() if k not in DECIDE_NOTHING and OFF.get(k, ...) != v}
     if given:
         settings |= {"vocab": f"sha256:{given.sha256}", "vocab_size": len(given.entries)}
     return settings
+
+
+def refuse_other_begun(folder: Path, settings: dict[str, Any], plan: Plan) -> None:
+    """PrepareError where a run before began another store here."""
+    if (folder / BEGUN).is_file():
+        begun = json.loads((folder / BEGUN).read_text())
+        refuse_other(folder, begun, {"settings": settings, "sources": plan.sources})
 
 
 def begin(folder: Path, settings: dict[str, Any], plan: Plan, make: Callable[[], Vocabulary]) -> Vocabulary:
@@ -38,7 +48,6 @@ def begin(folder: Path, settings: dict[str, Any], plan: Plan, make: Callable[[],
     path = folder / BEGUN
     if path.is_file():
         begun = json.loads(path.read_text())
-        refuse_other(folder, begun, {"settings": settings, "sources": plan.sources})
         if (folder / VOCABULARY).is_file() and vocabulary_sha256(folder / VOCABULARY) == begun["vocabulary"]["sha256"]:
             entries, content = read_vocabulary(folder / VOCABULARY), (folder / VOCABULARY).read_bytes()
             return Vocabulary(entries, content, settings["lower_case"], begun["vocabulary"]["trained"])

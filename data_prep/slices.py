@@ -10,6 +10,7 @@ from html import unescape
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -47,6 +48,7 @@ class Slice:
     number: int
     pieces: list[Piece]
     size: int  # bytes of raw text, for progress
+    duplicates: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32))  # places of texts met earlier
 
 
 @dataclass

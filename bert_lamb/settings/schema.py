@@ -35,6 +35,7 @@ class DataSettings:
     text_field: str = MISSING  # jsonl, parquet: the field that holds the text
     txt_document: str = MISSING  # .txt: "file" (one document a file) or "blank_line" (empty lines part documents)
     sentences_per_document: int = MISSING  # text: for lists of sentences without borders; 0: as the files say
+    deduplicate: bool = MISSING  # of documents with the same cleaned text only the first stays
     articles: int = MISSING  # sample: encyclopedia-like documents
     books: int = MISSING  # sample: story-like documents
     shuffled: bool = MISSING  # sample: its words shuffled over the whole corpus, a control that teaches no meaning
