@@ -28,6 +28,9 @@ def check_finished(data: DataSettings, folder: Path, settings: dict[str, Any], g
     """Says that the store is done, or makes it whole; PrepareError where it is another one."""
     manifest = read_manifest(folder)
     refuse_other(folder, manifest, {"settings": settings, "sources": sources_now(data, manifest)})
+    if data.part is not None:
+        log.info("prepared already: %s; `prepare` without data.part checks it", folder)
+        return
     if not verify_store(folder, manifest):
         shutil.rmtree(folder / WORK, ignore_errors=True)
         log.info("prepared already: %s, %s documents", folder, f"{manifest['counts']['documents']:,}")

@@ -81,8 +81,16 @@ class Plan:
 
 def plan_input(data: DataSettings, files: list[SourceFile], threads: int) -> Plan:
     """Reads every file once: its SHA-256, and where its slices begin."""
+    return as_slices(plan_files(data, files, threads), data)
+
+
+def plan_files(data: DataSettings, files: list[SourceFile], threads: int) -> list[PlannedFile]:
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        planned = list(pool.map(lambda file: plan_file(file, data), files))
+        return list(pool.map(lambda file: plan_file(file, data), files))
+
+
+def as_slices(planned: list[PlannedFile], data: DataSettings) -> Plan:
+    """Numbers the slices of all files."""
     planned.sort(key=lambda f: (f.file.name, f.sha256))  # not by folder: it must not matter where the files lie
     slices: list[Slice] = []
     run: list[Piece] = []
