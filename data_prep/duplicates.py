@@ -26,9 +26,9 @@ SIGNATURE = np.dtype("<u8")
 SHARES = 16  # of the signatures, by their first bits: sorted one by one, so that sorting needs little memory
 
 
-def mark_duplicates(data: DataSettings, settings: dict[str, Any], folder: Path, plan: Plan) -> None:
+def mark_duplicates(data: DataSettings, asked: dict[str, Any], folder: Path, plan: Plan) -> None:
     """Tells every slice which of its documents stand in the input before, in order of slice and place."""
-    key = hashlib.sha256(manifest_bytes({"settings": settings, "sources": plan.sources})).hexdigest()[:16]
+    key = hashlib.sha256(manifest_bytes(asked)).hexdigest()[:16]
     place = folder / WORK / f"signatures-{key}"  # of other settings or input there may be some from a run that was cut
     place.mkdir(parents=True, exist_ok=True)
     todo = [part for part in plan.slices if not signature_path(place, part.number).is_file()]

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.files import write_whole
 from bert_lamb.settings import DataSettings
 from data_prep import world
+from data_prep.resume import libraries
 from data_prep.shards import ShardRecord, about_file
 from data_prep.slices import Plan
 from data_prep.tokenizer import Vocabulary
 
-LIBRARIES = ("sentencex", "tokenizers", "numpy", "pyarrow")  # another version may give other bytes
-LIBRARIES_OF = {"wikipedia_dump": ("mwparserfromhell",)}  # by source
 NAMED_SHARDS = 20  # shards that a note lists by number
 
 
@@ -50,7 +48,7 @@ def make_manifest(
         "settings": settings,
         "sources": plan.sources,
         "tokenizer": vocabulary.about(),
-        "libraries": {name: version(name) for name in (*LIBRARIES, *LIBRARIES_OF.get(data.source, ()))},
+        "libraries": libraries(data.source),
         "split_rule": f"held out: BLAKE2b-64 of the cleaned text, over 2^64, below {data.heldout_share}",
         "counts": counts,
         "rejects": dict(rejects),

@@ -15,7 +15,7 @@ from bert_lamb.settings import DataSettings
 from data_prep.duplicates import mark_duplicates
 from data_prep.finish import write_questions
 from data_prep.pool import core_count, run_slices
-from data_prep.resume import PrepareError, refuse_other
+from data_prep.resume import PrepareError, asked_for, refuse_other
 from data_prep.shards import WORK, write_instances
 from data_prep.slices import plan_input
 from data_prep.sources import SourceError, source_files
@@ -29,6 +29,9 @@ def check_finished(data: DataSettings, folder: Path, settings: dict[str, Any], g
     """Says that the store is done, or makes it whole; PrepareError where it is another one."""
     manifest = read_manifest(folder)
     refuse_other(folder, manifest, {"settings": settings, "sources": sources_now(data, manifest)})
+    if data.part is not None:
+        log.info("prepared already: %s; `prepare` without data.part checks it", folder)
+        return
     if not verify_store(folder, manifest):
         shutil.rmtree(folder / WORK, ignore_errors=True)
         log.info("prepared already: %s, %s documents", folder, f"{manifest['counts']['documents']:,}")
@@ -82,7 +85,7 @@ def repair(
         for name in (WORK, "rejects"):
             (folder / name).mkdir(exist_ok=True)
         if data.deduplicate:
-            mark_duplicates(data, settings, folder, plan)
+            mark_duplicates(data, asked_for(data, settings, plan), folder, plan)
         run_slices(folder, data, [s for s in plan.slices if s.number in slices], lambda record: None)
 
 

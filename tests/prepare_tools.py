@@ -53,7 +53,7 @@ def data_settings(**given) -> DataSettings:
         "shuffled": False, "language": "en", "vocab": None, "vocab_size": 200,
         "lower_case": True, "seq_lens": [32, 64], "passes": 2, "short_share": 0.1, "heldout_share": 0.1,
         "seed": 3,
-        "shard_mib": 1, "max_reject_share": 0.05, "processes": 1,
+        "shard_mib": 1, "max_reject_share": 0.05, "processes": 1, "part": None, "parts": 1,
     }  # fmt: skip
     return DataSettings(**(values | {k: [str(p) for p in v] if k == "paths" else v for k, v in given.items()}))
 

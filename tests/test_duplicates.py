@@ -172,6 +172,13 @@ def test_a_damaged_store_is_mended_without_its_duplicates(double, single, tmp_pa
     assert not verify_store(store, read_manifest(store))
 
 
+def test_tasks_of_an_array_know_the_duplicates_of_all(double, single, tmp_path):
+    for part in (1, 0, None):
+        parts = {} if part is None else {"part": part, "parts": 2}
+        prepare(data_settings(paths=[double], deduplicate=True, **parts), tmp_path / "store")
+    assert digests(tmp_path / "store") == digests(single)
+
+
 def test_off_it_costs_nothing_and_is_no_part_of_the_store(double, single, tmp_path, monkeypatch):
     monkeypatch.setattr(duplicates, "sign", None)
     prepare(data_settings(paths=[double]), tmp_path / "store")

@@ -51,6 +51,10 @@ class DataSettings:
     shard_mib: int = MISSING  # raw text per slice of a file, hence per shard
     max_reject_share: float = MISSING  # more rejected documents than this stops the run
     processes: int = MISSING  # 0: one per core; never changes a byte of the result
+    part: int | None = (
+        MISSING  # make this part of the shards only, from 0; null: all that are missing, and the manifest
+    )
+    parts: int = MISSING  # parts of about the same size that independent tasks make
 
 
 @dataclass
