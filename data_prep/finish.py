@@ -48,7 +48,7 @@ def make_manifest(
         "settings": settings,
         "sources": plan.sources,
         "tokenizer": vocabulary.about(),
-        "libraries": libraries(data.source),
+        "libraries": libraries(data),
         "split_rule": f"held out: BLAKE2b-64 of the cleaned text, over 2^64, below {data.heldout_share}",
         "counts": counts,
         "rejects": dict(rejects),

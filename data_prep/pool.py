@@ -16,6 +16,7 @@ from typing import Any
 from bert_lamb.data.vocabulary import VOCABULARY, make_tokenizer, read_vocabulary
 from bert_lamb.settings import DataSettings
 from data_prep.encoder import Encoder
+from data_prep.rules import Rules
 from data_prep.shards import ShardRecord, make_shard
 from data_prep.slices import Slice, payloads
 
@@ -38,7 +39,7 @@ def core_count() -> int:
 
 def shard_maker(folder: Path, data: DataSettings) -> Work:
     """The work of the writing pass: a shard of every slice."""
-    return partial(make_shard, folder, data, store_encoder(folder, data))
+    return partial(make_shard, folder, data, store_encoder(folder, data), Rules(data))
 
 
 def run_slices(

@@ -23,6 +23,8 @@ from data_prep.pool import Progress, core_count, records_in_order, run_slices
 from data_prep.records import Document, cleaned_texts, records
 from data_prep.repair import check_finished
 from data_prep.resume import PrepareError, asked_for, begin, deciding_settings, earlier_begun
+from data_prep.rules import Rules
+from data_prep.sentences import clean
 from data_prep.shards import WORK, ShardRecord, read_record, split_of
 from data_prep.slices import Plan, Slice, payloads
 from data_prep.sources import source_files
@@ -89,7 +91,7 @@ def begun(
     data: DataSettings, folder: Path, settings: dict[str, Any], given: Vocabulary | None
 ) -> tuple[Plan, Vocabulary]:
     """Plan and vocabulary, as another task or an earlier run left them, else made now."""
-    files = source_files(data)
+    files, rules = source_files(data), Rules(data)
     (folder / WORK).mkdir(parents=True, exist_ok=True)
     with one_at_a_time(folder):
         plan = kept_plan(folder, data, settings, files, data.processes or core_count())
@@ -101,7 +103,7 @@ def begun(
         earlier = earlier_begun(folder, asked)
         if data.deduplicate:
             mark_duplicates(data, asked, folder, plan)
-        return plan, begin(folder, asked, earlier, lambda: given or train_on(data, plan))
+        return plan, begin(folder, asked, earlier, lambda: given or train_on(data, plan, rules))
 
 
 def make_part(data: DataSettings, folder: Path, plan: Plan) -> None:
@@ -143,35 +145,41 @@ def check_space(data: DataSettings, plan: Plan, folder: Path) -> None:
         )
 
 
-def train_on(data: DataSettings, plan: Plan) -> Vocabulary:
+def train_on(data: DataSettings, plan: Plan, rules: Rules) -> Vocabulary:
     """A vocabulary from the first training documents of every slice."""
     log.info("training a vocabulary of %d entries on up to %d MB", data.vocab_size, TRAINING_BYTES // 1_000_000)
-    return train_vocabulary(training_texts(data, plan), data)
+    return train_vocabulary(training_texts(data, plan, rules), data)
 
 
-def training_texts(data: DataSettings, plan: Plan) -> Iterator[str]:
+def training_texts(data: DataSettings, plan: Plan, rules: Rules) -> Iterator[str]:
     """Up to TRAINING_BYTES, the same share of every slice; nothing that is held out."""
     quota = -(-TRAINING_BYTES // len(plan.slices))
     found = False
     for part, texts in payloads(plan.slices, data):
         left, duplicates = quota, frozenset(part.duplicates.tolist())
         for place, text in enumerate(cleaned_texts(part, texts, data)):
-            if place not in duplicates and split_of(text, data.heldout_share) == "train":
+            if place in duplicates or rules.against(text):
+                continue
+            if split_of(text, data.heldout_share) == "train":
                 found = True
                 yield text[:left]
                 left -= len(text)
                 if left <= 0:
                     break
     if not found:
-        raise PrepareError(f"no usable document in the input, so no vocabulary can be trained{why_none(data, plan)}")
+        raise PrepareError(
+            f"no usable document in the input, so no vocabulary can be trained{why_none(data, plan, rules)}"
+        )
 
 
-def why_none(data: DataSettings, plan: Plan) -> str:
-    """The first reason why a record was rejected, as a hint."""
+def why_none(data: DataSettings, plan: Plan, rules: Rules) -> str:
+    """The first reason why a record was not taken, as a hint."""
     for part, texts in payloads(plan.slices[:1], data):
         for item in records(part, texts, data):
             if not isinstance(item, Document):
                 return f"; the first record, {item.file} line {item.line}: {item.reason} ({item.sample})"
+            if reason := rules.against(clean(item.text)):
+                return f"; the first document, {item.id}, is left out: {reason}"
     return ""
 
 
@@ -231,12 +239,13 @@ def rejects_message(data: DataSettings, shards: list[ShardRecord], damaged: int,
 def check_size(manifest: dict[str, Any]) -> None:
     """A store that nothing can be trained on is none."""
     counts = manifest["counts"]
+    left_out = ", ".join(f"{count} x {reason}" for reason, count in manifest["left_out"].items())
     for length, passes in manifest["instances"]["train"].items():
         if not all(p["instances"] for p in passes):
             raise PrepareError(
                 f"the text gives no pair of sentences for data.seq_lens={length}: "
                 f"{counts['documents']} documents with {counts['sentences']} sentences are left for training; "
-                "give more text"
+                f"give more text{f' (left out by rules: {left_out})' if left_out else ''}"
             )
 
 

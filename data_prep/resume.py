@@ -21,7 +21,7 @@ DECIDE_NOTHING = ("name", "root", "paths", "processes", "part", "parts", "max_re
 LIBRARIES = ("sentencex", "tokenizers", "numpy", "pyarrow")  # another version may give other bytes
 LIBRARIES_OF = {"wikipedia_dump": ("mwparserfromhell",)}  # by source
 # rules that are off decide nothing: a store made before there were these is still the one asked for
-OFF = {"deduplicate": False}
+OFF = {"deduplicate": False, "min_characters": 0, "languages": []}
 
 
 class PrepareError(Exception):
@@ -38,14 +38,15 @@ def deciding_settings(data: DataSettings, given: Vocabulary | None) -> dict[str,
     return settings
 
 
-def libraries(source: str) -> dict[str, str]:
+def libraries(data: DataSettings) -> dict[str, str]:
     """Versions of what decides the store's bytes besides settings and input."""
-    return {name: version(name) for name in (*LIBRARIES, *LIBRARIES_OF.get(source, ()))}
+    names = (*LIBRARIES, *LIBRARIES_OF.get(data.source, ()), *(("py3langid",) if data.languages else ()))
+    return {name: version(name) for name in names}
 
 
 def asked_for(data: DataSettings, settings: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """What decides the store's bytes: settings, input, versions of libraries."""
-    return {"settings": settings, "sources": plan.sources, "libraries": libraries(data.source)}
+    return {"settings": settings, "sources": plan.sources, "libraries": libraries(data)}
 
 
 def earlier_begun(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from bert_lamb.settings import DataSettings
 from data_prep.encoder import Encoder
 from data_prep.instances import make_instances
 from data_prep.records import SAMPLE_LENGTH, Document, LeftOut, Reject, records
+from data_prep.rules import Rules
 from data_prep.sentences import clean, sentences, signature
 from data_prep.slices import Slice
 
@@ -92,7 +93,7 @@ class SplitBuilder:
 
 
 def make_shard(
-    folder: Path, data: DataSettings, encoder: Encoder, part: Slice, texts: list[bytes | None]
+    folder: Path, data: DataSettings, encoder: Encoder, rules: Rules, part: Slice, texts: list[bytes | None]
 ) -> ShardRecord:
     """Writes every file of one shard, its record last."""
     record = ShardRecord(part.number)
@@ -100,7 +101,7 @@ def make_shard(
     rejects: list[Reject] = []
     reasons: Counter[str] = Counter()
     duplicates = frozenset(part.duplicates.tolist())
-    kept = good_documents(records(part, texts, data), duplicates, record, rejects, reasons)
+    kept = good_documents(records(part, texts, data), rules, duplicates, record, rejects, reasons)
     for document, lengths, tokens in tokenised(kept, data.language, encoder):
         if not tokens:
             add_reject(Reject(document.id, 0, "no token in it", document.text[:SAMPLE_LENGTH]), rejects, reasons)
@@ -123,8 +124,8 @@ def make_shard(
 
 
 def good_documents(
-    found: Iterator[Document | Reject], duplicates: frozenset[int], record: ShardRecord, rejects: list[Reject],
-    reasons: Counter[str],
+    found: Iterator[Document | Reject], rules: Rules, duplicates: frozenset[int], record: ShardRecord,
+    rejects: list[Reject], reasons: Counter[str],
 ) -> Iterator[Document]:  # fmt: skip
     """Cleaned documents; what is none, or is left out by a rule, goes to the rejects."""
     left_out: Counter[str] = Counter()
@@ -132,8 +133,10 @@ def good_documents(
     for item in found:
         cleaned = clean(item.text) if isinstance(item, Document) else ""
         place += bool(cleaned)
-        if isinstance(item, Document) and cleaned and place in duplicates:
-            item = LeftOut(item.id, item.line, DUPLICATE, cleaned[:SAMPLE_LENGTH])
+        if isinstance(item, Document) and cleaned:
+            reason = rules.against(cleaned) or (DUPLICATE if place in duplicates else None)
+            if reason:
+                item = LeftOut(item.id, item.line, reason, cleaned[:SAMPLE_LENGTH])
         if isinstance(item, LeftOut):
             add_reject(item, rejects, left_out)
         elif isinstance(item, Reject):

@@ -49,7 +49,8 @@ def data_settings(**given) -> DataSettings:
     """Small settings; every test names what it needs otherwise."""
     values = {
         "name": "store", "root": "unused", "source": "text", "paths": [], "text_field": "text",
-        "txt_document": "file", "sentences_per_document": 0, "deduplicate": False, "articles": 0, "books": 0,
+        "txt_document": "file", "sentences_per_document": 0, "deduplicate": False,
+        "min_characters": 0, "languages": [], "articles": 0, "books": 0,
         "shuffled": False, "language": "en", "vocab": None, "vocab_size": 200,
         "lower_case": True, "seq_lens": [32, 64], "passes": 2, "short_share": 0.1, "heldout_share": 0.1,
         "seed": 3,

@@ -28,6 +28,7 @@ AT_LEAST = {  # key: smallest value that makes sense
     "model.intermediate": 1,
     "data.passes": 1,
     "data.sentences_per_document": 0,
+    "data.min_characters": 0,
     "data.shard_mib": 1,
     "data.processes": 0,
     "data.parts": 1,

@@ -36,6 +36,8 @@ class DataSettings:
     txt_document: str = MISSING  # .txt: "file" (one document a file) or "blank_line" (empty lines part documents)
     sentences_per_document: int = MISSING  # text: for lists of sentences without borders; 0: as the files say
     deduplicate: bool = MISSING  # of documents with the same cleaned text only the first stays
+    min_characters: int = MISSING  # documents whose cleaned text is shorter are left out
+    languages: list[str] = MISSING  # ISO codes: documents judged to be in another language are left out; []: none is
     articles: int = MISSING  # sample: encyclopedia-like documents
     books: int = MISSING  # sample: story-like documents
     shuffled: bool = MISSING  # sample: its words shuffled over the whole corpus, a control that teaches no meaning
