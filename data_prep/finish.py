@@ -16,6 +16,7 @@ from data_prep import world
 from data_prep.resume import libraries
 from data_prep.shards import ShardRecord, about_file
 from data_prep.slices import Plan
+from data_prep.squad_overlap import read_paragraphs
 from data_prep.tokenizer import Vocabulary
 
 NAMED_SHARDS = 20  # shards that a note lists by number
@@ -42,8 +43,9 @@ def make_manifest(
         files |= write_questions(folder, data)
     counts = {name: counted[f"train_{name}"] for name in ("documents", "sentences", "tokens")}
     counts |= {f"heldout_{name}": counted[f"heldout_{name}"] for name in ("documents", "sentences", "tokens")}
+    squad = {"squad": squad_overlap(data, records)} if data.squad else {}
     counts |= {"records": sum(r.records for r in records), "rejected": sum(rejects.values())}
-    return {
+    return squad | {
         "format_version": FORMAT_VERSION,
         "settings": settings,
         "sources": plan.sources,
@@ -56,8 +58,27 @@ def make_manifest(
         "unigram_entropy_nats": unigram_entropy(folder, files, len(vocabulary.entries)),
         "files": files,
         "instances": {split: add_up(split, records, data) for split in SPLITS},
-        "notes": notes(data, plan, vocabulary, records, counts),
+        "notes": notes(data, plan, vocabulary, records, counts) + squad_notes(data, squad),
     }
+
+
+def squad_overlap(data: DataSettings, records: list[ShardRecord]) -> dict[str, int]:
+    """How much of the SQuAD file stands in the corpus."""
+    assert data.squad
+    return {
+        "paragraphs": len(read_paragraphs(data.squad)),
+        "paragraphs_held": len({number for record in records for number in record.squad_paragraphs}),
+        "documents": sum(record.squad_documents for record in records),
+    }
+
+
+def squad_notes(data: DataSettings, squad: dict[str, dict[str, int]]) -> list[str]:
+    """What became of the documents that hold SQuAD's paragraphs."""
+    return [
+        f"{about['documents']} documents hold {about['paragraphs_held']} of {about['paragraphs']} paragraphs of the "
+        f"SQuAD file; they are {'left out' if data.leave_out_squad else 'in the corpus'}."
+        for about in squad.values()
+    ]
 
 
 def add_up(split: str, records: Iterable[ShardRecord], data: DataSettings) -> dict[str, list[dict[str, int]]]:

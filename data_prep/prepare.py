@@ -158,7 +158,7 @@ def training_texts(data: DataSettings, plan: Plan, rules: Rules) -> Iterator[str
     for part, texts in payloads(plan.slices, data):
         left, duplicates = quota, frozenset(part.duplicates.tolist())
         for place, text in enumerate(cleaned_texts(part, texts, data)):
-            if place in duplicates or rules.against(text):
+            if place in duplicates or rules.judge(text)[0]:
                 continue
             if split_of(text, data.heldout_share) == "train":
                 found = True
@@ -178,7 +178,7 @@ def why_none(data: DataSettings, plan: Plan, rules: Rules) -> str:
         for item in records(part, texts, data):
             if not isinstance(item, Document):
                 return f"; the first record, {item.file} line {item.line}: {item.reason} ({item.sample})"
-            if reason := rules.against(clean(item.text)):
+            if reason := rules.judge(clean(item.text))[0]:
                 return f"; the first document, {item.id}, is left out: {reason}"
     return ""
 

@@ -14,6 +14,7 @@ from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings
 from data_prep.duplicates import mark_duplicates
 from data_prep.finish import write_questions
+from data_prep.hub_files import HubError
 from data_prep.pool import core_count, run_slices
 from data_prep.resume import PrepareError, asked_for, refuse_other
 from data_prep.shards import WORK, write_instances
@@ -55,7 +56,7 @@ def sources_now(data: DataSettings, manifest: dict[str, Any]) -> list[dict[str, 
         return plan_input(data, source_files(data), 1).sources
     try:
         files = source_files(data)
-    except SourceError:
+    except (SourceError, HubError):
         return manifest["sources"]  # raw text may be deleted once it is prepared
     return [{"name": file.name, "bytes": Path(file.path).stat().st_size} for file in files]
 

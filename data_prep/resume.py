@@ -14,14 +14,15 @@ from bert_lamb.files import write_whole
 from bert_lamb.settings import DataSettings, difference
 from data_prep.shards import WORK
 from data_prep.slices import Plan
+from data_prep.squad_overlap import squad_sha256
 from data_prep.tokenizer import Vocabulary
 
 BEGUN = f"{WORK}/begun.json"
-DECIDE_NOTHING = ("name", "root", "paths", "processes", "part", "parts", "max_reject_share")  # change no byte
+DECIDE_NOTHING = ("name", "root", "paths", "hub", "processes", "part", "parts", "max_reject_share")  # change no byte
 LIBRARIES = ("sentencex", "tokenizers", "numpy", "pyarrow")  # another version may give other bytes
 LIBRARIES_OF = {"wikipedia_dump": ("mwparserfromhell",)}  # by source
 # rules that are off decide nothing: a store made before there were these is still the one asked for
-OFF = {"deduplicate": False, "min_characters": 0, "languages": []}
+OFF = {"deduplicate": False, "min_characters": 0, "languages": [], "squad": None, "leave_out_squad": False}
 
 
 class PrepareError(Exception):
@@ -31,8 +32,10 @@ class PrepareError(Exception):
 
 
 def deciding_settings(data: DataSettings, given: Vocabulary | None) -> dict[str, Any]:
-    """The settings that decide the store's bytes. A vocabulary counts by its content, not by its path."""
+    """The settings that decide the store's bytes. Vocabulary and SQuAD file count by content, not by path."""
     settings = {k: v for k, v in asdict(data).items() if k not in DECIDE_NOTHING and OFF.get(k, ...) != v}
+    if data.squad:
+        settings["squad"] = f"sha256:{squad_sha256(data.squad)}"
     if given:
         settings |= {"vocab": f"sha256:{given.sha256}", "vocab_size": len(given.entries)}
     return settings

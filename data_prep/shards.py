@@ -42,6 +42,8 @@ class ShardRecord:
     records: int = 0  # documents and rejects
     rejects: dict[str, int] = field(default_factory=dict)  # reason: number
     left_out: dict[str, int] = field(default_factory=dict)  # by a rule, no part of `records`
+    squad_documents: int = 0  # that hold a paragraph of the SQuAD file, left out or not
+    squad_paragraphs: list[int] = field(default_factory=list)  # that they hold, by number
     counts: dict[str, int] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # path: sha256, rows, tokens
     instances: dict[str, dict[str, list[dict[str, int]]]] = field(default_factory=dict)  # split: length: passes
@@ -129,12 +131,15 @@ def good_documents(
 ) -> Iterator[Document]:  # fmt: skip
     """Cleaned documents; what is none, or is left out by a rule, goes to the rejects."""
     left_out: Counter[str] = Counter()
+    squad: set[int] = set()
     place = -1  # as cleaned_texts counts
     for item in found:
         cleaned = clean(item.text) if isinstance(item, Document) else ""
         place += bool(cleaned)
         if isinstance(item, Document) and cleaned:
-            reason = rules.against(cleaned) or (DUPLICATE if place in duplicates else None)
+            reason, held = (DUPLICATE, []) if place in duplicates else rules.judge(cleaned)
+            record.squad_documents += bool(held)
+            squad.update(held)
             if reason:
                 item = LeftOut(item.id, item.line, reason, cleaned[:SAMPLE_LENGTH])
         if isinstance(item, LeftOut):
@@ -149,6 +154,7 @@ def good_documents(
             else:
                 add_reject(Reject(item.id, 0, "empty", ""), rejects, reasons)
     record.left_out = dict(sorted(left_out.items()))
+    record.squad_paragraphs = sorted(squad)
 
 
 def add_reject(item: Reject, rejects: list[Reject], reasons: Counter[str]) -> None:

@@ -35,29 +35,29 @@ def judge(monkeypatch):
 
 
 def test_no_rule_is_the_default():
-    assert Rules(data_settings()).against("") is None
+    assert Rules(data_settings()).judge("")[0] is None
 
 
 def test_the_length_is_in_characters_of_the_cleaned_text():
     rules = Rules(data_settings(min_characters=5))
-    assert rules.against("Ähré") == "shorter than 5 characters"
-    assert rules.against("Ähren") is None
+    assert rules.judge("Ähré")[0] == "shorter than 5 characters"
+    assert rules.judge("Ähren")[0] is None
 
 
 def test_the_language_is_judged_by_the_beginning(judge):
     rules = Rules(data_settings(languages=["en", "de"]))
-    assert rules.against(ENGLISH) is None
-    assert rules.against(BULGARIAN) == "language bg"
-    assert rules.against("x" * 10_000) is None
+    assert rules.judge(ENGLISH)[0] is None
+    assert rules.judge(BULGARIAN)[0] == "language bg"
+    assert rules.judge("x" * 10_000)[0] is None
     assert [len(text) for text in judge] == [len(ENGLISH), len(BULGARIAN), 2000]
-    assert Rules(data_settings(languages=["bg"])).against(BULGARIAN) is None
+    assert Rules(data_settings(languages=["bg"])).judge(BULGARIAN)[0] is None
 
 
 def test_the_library_knows_these_languages():
     pytest.importorskip("py3langid")
     rules = Rules(data_settings(languages=["en"]))
-    assert rules.against(ENGLISH) is None
-    assert rules.against(BULGARIAN) == "language bg"
+    assert rules.judge(ENGLISH)[0] is None
+    assert rules.judge(BULGARIAN)[0] == "language bg"
 
 
 def test_what_cannot_be_judged_is_said_before_anything_is_read(judge, tmp_path, monkeypatch):
@@ -81,9 +81,8 @@ def test_what_is_left_out_is_counted_and_kept_as_a_sample(judge, tmp_path):
     texts = ["Short.", *good[:20], BULGARIAN, *good[20:], BULGARIAN, "Кратко."]
     manifest = filtered(tmp_path, texts, min_characters=60, languages=["en"], deduplicate=True)
     assert manifest["left_out"] == {
-        "language bg": 2,
-        "shorter than 60 characters": 2,
-    }  # a rule counts before a duplicate
+        "language bg": 1, "shorter than 60 characters": 2, "the same text as an earlier document": 1,
+    }  # fmt: skip
     assert (
         manifest["counts"]["records"]
         == len(good)
@@ -96,7 +95,7 @@ def test_what_is_left_out_is_counted_and_kept_as_a_sample(judge, tmp_path):
     assert [(s["file"], s["line"], s["reason"]) for s in samples] == [
         ("a.jsonl:1", 1, "shorter than 60 characters"),
         ("a.jsonl:22", 22, "language bg"),
-        (f"a.jsonl:{len(texts) - 1}", len(texts) - 1, "language bg"),
+        (f"a.jsonl:{len(texts) - 1}", len(texts) - 1, "the same text as an earlier document"),
         (f"a.jsonl:{len(texts)}", len(texts), "shorter than 60 characters"),
     ]
     assert samples[1]["sample"] == BULGARIAN

@@ -184,6 +184,8 @@ def _data(s: Settings) -> Iterator[str]:
             f"data.part={s.data.part} is outside of data.parts={s.data.parts}: choose 0 to {max(1, s.data.parts) - 1}, "
             "or null for all of them"
         )
+    if s.data.leave_out_squad and not s.data.squad:
+        yield "data.leave_out_squad=True: name the questions that must not be met, data.squad=/squad/dev-v1.1.json"
     if s.data.vocab is None and s.data.vocab_size < 100:
         yield f"data.vocab_size={s.data.vocab_size}: a vocabulary to be trained needs at least 100 entries"
 
