@@ -13,7 +13,8 @@ SETTINGS = experiment=$(EXPERIMENT) $(if $(RUN),run.name=$(RUN)) $(if $(DEVICES)
 STAGE = @$(PY) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install prepare pretrain finetune evaluate report sweep plan inspect bench bench-parity bench-gpu bench-loader bench-optim study figures
+.PHONY: help install fetch prepare pretrain finetune evaluate report sweep plan inspect study figures
+.PHONY: bench bench-parity bench-gpu bench-loader bench-optim
 .PHONY: test test-triton check mutants
 
 help: ## this list
@@ -35,6 +36,9 @@ pretrain: install ## raw text to F1: prepare, pretrain (two phases), fine-tune, 
 	$(STAGE) bert_lamb.pretrain $(SETTINGS)
 	$(STAGE) bert_lamb.finetune $(SETTINGS)
 	$(STAGE) bert_lamb.report $(SETTINGS)
+
+fetch: install ## downloads the corpus that data.hub names: ARGS='data=wikipedia' (the one stage that needs a network)
+	$(STAGE) data_prep.fetch $(SETTINGS)
 
 prepare: install ## raw text to a token store
 	$(STAGE) data_prep.prepare $(SETTINGS)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 from pathlib import Path
 
 
@@ -13,7 +14,8 @@ def file_sha256(path: Path) -> str:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file that appears under its name complete or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # not by process id: those of two machines may be the same
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.files import write_whole
 from bert_lamb.settings import DataSettings
 from data_prep import world
+from data_prep.resume import libraries
 from data_prep.shards import ShardRecord, about_file
 from data_prep.slices import Plan
+from data_prep.squad_overlap import read_paragraphs
 from data_prep.tokenizer import Vocabulary
 
-LIBRARIES = ("sentencex", "tokenizers", "numpy", "pyarrow")  # another version may give other bytes
-LIBRARIES_OF = {"wikipedia_dump": ("mwparserfromhell",)}  # by source
 NAMED_SHARDS = 20  # shards that a note lists by number
 
 
@@ -44,13 +43,14 @@ def make_manifest(
         files |= write_questions(folder, data)
     counts = {name: counted[f"train_{name}"] for name in ("documents", "sentences", "tokens")}
     counts |= {f"heldout_{name}": counted[f"heldout_{name}"] for name in ("documents", "sentences", "tokens")}
+    squad = {"squad": squad_overlap(data, records)} if data.squad else {}
     counts |= {"records": sum(r.records for r in records), "rejected": sum(rejects.values())}
-    return {
+    return squad | {
         "format_version": FORMAT_VERSION,
         "settings": settings,
         "sources": plan.sources,
         "tokenizer": vocabulary.about(),
-        "libraries": {name: version(name) for name in (*LIBRARIES, *LIBRARIES_OF.get(data.source, ()))},
+        "libraries": libraries(data),
         "split_rule": f"held out: BLAKE2b-64 of the cleaned text, over 2^64, below {data.heldout_share}",
         "counts": counts,
         "rejects": dict(rejects),
@@ -58,8 +58,27 @@ def make_manifest(
         "unigram_entropy_nats": unigram_entropy(folder, files, len(vocabulary.entries)),
         "files": files,
         "instances": {split: add_up(split, records, data) for split in SPLITS},
-        "notes": notes(data, plan, vocabulary, records, counts),
+        "notes": notes(data, plan, vocabulary, records, counts) + squad_notes(data, squad),
     }
+
+
+def squad_overlap(data: DataSettings, records: list[ShardRecord]) -> dict[str, int]:
+    """How much of the SQuAD file stands in the corpus."""
+    assert data.squad
+    return {
+        "paragraphs": len(read_paragraphs(data.squad)),
+        "paragraphs_held": len({number for record in records for number in record.squad_paragraphs}),
+        "documents": sum(record.squad_documents for record in records),
+    }
+
+
+def squad_notes(data: DataSettings, squad: dict[str, dict[str, int]]) -> list[str]:
+    """What became of the documents that hold SQuAD's paragraphs."""
+    return [
+        f"{about['documents']} documents hold {about['paragraphs_held']} of {about['paragraphs']} paragraphs of the "
+        f"SQuAD file; they are {'left out' if data.leave_out_squad else 'in the corpus'}."
+        for about in squad.values()
+    ]
 
 
 def add_up(split: str, records: Iterable[ShardRecord], data: DataSettings) -> dict[str, list[dict[str, int]]]:

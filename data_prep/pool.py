@@ -8,16 +8,21 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import active_children, connection, get_context, parent_process
 from pathlib import Path
+from typing import Any
 
 from bert_lamb.data.vocabulary import VOCABULARY, make_tokenizer, read_vocabulary
 from bert_lamb.settings import DataSettings
 from data_prep.encoder import Encoder
+from data_prep.rules import Rules
 from data_prep.shards import ShardRecord, make_shard
 from data_prep.slices import Slice, payloads
 
 AHEAD = 2  # slices read before a process is free for them
+Work = Callable[[Slice, list[bytes | None]], Any]  # what a process does with a slice
+Maker = Callable[[Path, DataSettings], Work]
 LINE_EVERY_S, REDRAW_EVERY_S = 30.0, 0.5  # progress into a file, on a terminal
 
 
@@ -32,20 +37,26 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def shard_maker(folder: Path, data: DataSettings) -> Work:
+    """The work of the writing pass: a shard of every slice."""
+    return partial(make_shard, folder, data, store_encoder(folder, data), Rules(data))
+
+
 def run_slices(
-    folder: Path, data: DataSettings, slices: list[Slice], done: Callable[[ShardRecord], None]
-) -> None:  # fmt: skip
-    """Makes a shard of every slice; `done` sees the records in the order in which they end."""
+    folder: Path, data: DataSettings, slices: list[Slice], done: Callable[[Any], None], maker: Maker = shard_maker
+) -> None:
+    """Does the work of `maker`, made once a process, on every slice; `done` sees results in the order of their end."""
     cores = data.processes or core_count()
     workers = min(cores, len(slices))
     if workers <= 1:
-        encoder = store_encoder(folder, data)
+        work = maker(folder, data)
         for part, texts in payloads(slices, data):
-            done(make_shard(folder, data, encoder, part, texts))
+            done(work(part, texts))
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (folder, data, max(1, cores // workers)))
+    start = (maker, folder, data, max(1, cores // workers))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, start)
     try:
-        running: set[Future[ShardRecord]] = set()
+        running: set[Future[Any]] = set()
         for part, texts in payloads(slices, data):
             running.add(pool.submit(_work, part, texts))
             while len(running) >= workers + AHEAD:
@@ -65,7 +76,7 @@ def run_slices(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _collect(running: set[Future[ShardRecord]], done: Callable[[ShardRecord], None]) -> set[Future[ShardRecord]]:
+def _collect(running: set[Future[Any]], done: Callable[[Any], None]) -> set[Future[Any]]:
     finished, rest = wait(running, return_when=FIRST_COMPLETED)
     for future in finished:
         done(future.result())
@@ -76,17 +87,17 @@ def store_encoder(folder: Path, data: DataSettings) -> Encoder:
     return Encoder(make_tokenizer(read_vocabulary(folder / VOCABULARY), data.lower_case), data.lower_case)
 
 
-_worker: tuple[Path, DataSettings, Encoder]
+_worker: Work
 
 
-def _start_worker(folder: Path, data: DataSettings, threads: int) -> None:
+def _start_worker(maker: Maker, folder: Path, data: DataSettings, threads: int) -> None:
     global _worker
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.SIG_IGN)  # the parent's to handle
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = (folder, data, store_encoder(folder, data))
+    _worker = maker(folder, data)
 
 
 def _end_with_parent() -> None:
@@ -97,14 +108,15 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(part: Slice, texts: list[bytes | None]) -> ShardRecord:
-    return make_shard(*_worker, part, texts)
+def _work(part: Slice, texts: list[bytes | None]) -> Any:
+    return _worker(part, texts)
 
 
 class Progress:
     """One line on stderr: share, speed, time left."""
 
-    def __init__(self, total: int, before: int) -> None:
+    def __init__(self, total: int, before: int, name: str = "prepare") -> None:
+        self._name = name
         self._total, self._done, self._before = total, before, before
         self._started_s = time.monotonic()
         self._next_s = self._started_s
@@ -120,7 +132,7 @@ class Progress:
         speed = (self._done - self._before) / seconds
         left_s = (self._total - self._done) / max(speed, 1e-9)
         text = (
-            f"prepare: {100 * self._done / max(1, self._total):.0f}% of {self._total / 1e6:.1f} MB, "
+            f"{self._name}: {100 * self._done / max(1, self._total):.0f}% of {self._total / 1e6:.1f} MB, "
             f"{speed / 1e6:.1f} MB/s, {clock(left_s)} left"
         )
         print(

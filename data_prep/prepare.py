@@ -9,20 +9,24 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bert_lamb.data.manifest import MANIFEST, write_manifest
 from bert_lamb.data.store import SPLITS
 from bert_lamb.settings import DataSettings, Settings, command
+from data_prep.duplicates import mark_duplicates
 from data_prep.finish import make_manifest
+from data_prep.plan_file import kept_plan, one_at_a_time, slices_of_part
 from data_prep.pool import Progress, core_count, records_in_order, run_slices
-from data_prep.records import Document, records
+from data_prep.records import Document, cleaned_texts, records
 from data_prep.repair import check_finished
-from data_prep.resume import PrepareError, begin, deciding_settings
+from data_prep.resume import PrepareError, asked_for, begin, deciding_settings, earlier_begun
+from data_prep.rules import Rules
 from data_prep.sentences import clean
 from data_prep.shards import WORK, ShardRecord, read_record, split_of
-from data_prep.slices import Plan, payloads, plan_input
+from data_prep.slices import Plan, Slice, payloads
 from data_prep.sources import source_files
 from data_prep.tokenizer import TRAINING_BYTES, Vocabulary, given_vocabulary, train_vocabulary
 
@@ -37,36 +41,42 @@ HOPELESS_RECORDS, HOPELESS_SHARE = (
 @command
 def main(s: Settings) -> None:
     """Prepares what the settings name."""
+    with worded_errors(s.data):
+        prepare(s.data, Path(s.data.root) / s.data.name)
+
+
+@contextmanager
+def worded_errors(data: DataSettings) -> Iterator[None]:
+    """Asked to stop, or the disk fails: one message each."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        prepare(s.data, Path(s.data.root) / s.data.name)
+        yield
     except KeyboardInterrupt:
         log.info("prepare was stopped; finished shards are kept, the same command goes on")
         sys.exit(EXIT_STOPPED)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise PrepareError(
-                f"{error} (reading data.paths or writing below data.root={s.data.root}); finished shards are kept"
+                f"{error} (reading data.paths or writing below data.root={data.root}); finished shards are kept"
             ) from error
         raise PrepareError(
-            f"no space left below data.root={s.data.root}: free some, or choose another data.root; finished "
+            f"no space left below data.root={data.root}: free some, or choose another data.root; finished "
             "shards are kept, the same command goes on"
         ) from error
 
 
 def prepare(data: DataSettings, folder: Path) -> None:
-    """Makes the token store in `folder`, whole."""
+    """Makes the token store in `folder`, whole, or the shards of one part of it."""
     given = given_vocabulary(data) if data.vocab else None
     settings = deciding_settings(data, given)
     if (folder / MANIFEST).is_file():
         check_finished(data, folder, settings, given)
         return
-    plan = read_input(data)
-    check_space(data, plan, folder)
-    for name in (*SPLITS, "rejects", WORK):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    vocabulary = begin(folder, settings, plan, lambda: given or train_on(data, plan))
-    finished = make_shards(data, folder, plan)
+    plan, vocabulary = begun(data, folder, settings, given)
+    if data.part is not None:
+        make_part(data, folder, plan)
+        return
+    finished = make_shards(data, folder, plan.slices)
     check_rejects(data, [finished[n] for n in sorted(finished)], len(plan.damages), folder)
     manifest = make_manifest(folder, data, settings, plan, vocabulary, [finished[n] for n in sorted(finished)])
     check_size(manifest)
@@ -77,18 +87,48 @@ def prepare(data: DataSettings, folder: Path) -> None:
     log.info("%s", summary(manifest, folder))
 
 
-def read_input(data: DataSettings) -> Plan:
-    """Finds the input, reads it once and cuts it."""
-    files = source_files(data)
-    log.info("reading %d input file%s once, for checksums and slices", len(files), "s" * (len(files) != 1))
-    plan = plan_input(data, files, data.processes or core_count())
+def begun(
+    data: DataSettings, folder: Path, settings: dict[str, Any], given: Vocabulary | None
+) -> tuple[Plan, Vocabulary]:
+    """Plan and vocabulary, as another task or an earlier run left them, else made now."""
+    files, rules = source_files(data), Rules(data)
+    (folder / WORK).mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(folder):
+        plan = kept_plan(folder, data, settings, files, data.processes or core_count())
+        check_input(data, plan)
+        check_space(data, plan, folder)
+        for name in (*SPLITS, "rejects"):
+            (folder / name).mkdir(exist_ok=True)
+        asked = asked_for(data, settings, plan)
+        earlier = earlier_begun(folder, asked)
+        if data.deduplicate:
+            mark_duplicates(data, asked, folder, plan)
+        return plan, begin(folder, asked, earlier, lambda: given or train_on(data, plan, rules))
+
+
+def make_part(data: DataSettings, folder: Path, plan: Plan) -> None:
+    """The shards of one part; the others' and the manifest are left to other tasks."""
+    try:
+        made = make_shards(data, folder, slices_of_part(plan, data.part, data.parts))
+    except FileNotFoundError:
+        if not (folder / MANIFEST).is_file():
+            raise
+        log.info("%s was completed by another command meanwhile", folder)
+        return
+    log.info(
+        "data.part=%d of data.parts=%d is done, %d shards; when all are, `prepare` without data.part ends the store",
+        data.part, data.parts, len(made),
+    )  # fmt: skip
+
+
+def check_input(data: DataSettings, plan: Plan) -> None:
+    """Tells of damages; PrepareError where there is no text."""
     for damage in plan.damages:
         log.warning("damaged input, read as far as it goes: %s", damage)
     if not plan.slices:
         raise PrepareError(
             f"data.paths={data.paths}: no text in these files; {'; '.join(plan.damages) or 'all are empty'}"
         )
-    return plan
 
 
 def check_space(data: DataSettings, plan: Plan, folder: Path) -> None:
@@ -105,53 +145,59 @@ def check_space(data: DataSettings, plan: Plan, folder: Path) -> None:
         )
 
 
-def train_on(data: DataSettings, plan: Plan) -> Vocabulary:
+def train_on(data: DataSettings, plan: Plan, rules: Rules) -> Vocabulary:
     """A vocabulary from the first training documents of every slice."""
     log.info("training a vocabulary of %d entries on up to %d MB", data.vocab_size, TRAINING_BYTES // 1_000_000)
-    return train_vocabulary(training_texts(data, plan), data)
+    return train_vocabulary(training_texts(data, plan, rules), data)
 
 
-def training_texts(data: DataSettings, plan: Plan) -> Iterator[str]:
+def training_texts(data: DataSettings, plan: Plan, rules: Rules) -> Iterator[str]:
     """Up to TRAINING_BYTES, the same share of every slice; nothing that is held out."""
     quota = -(-TRAINING_BYTES // len(plan.slices))
     found = False
     for part, texts in payloads(plan.slices, data):
-        left = quota
-        for item in records(part, texts, data):
-            text = clean(item.text) if isinstance(item, Document) else ""
-            if text and split_of(text, data.heldout_share) == "train":
+        left, duplicates = quota, frozenset(part.duplicates.tolist())
+        for place, text in enumerate(cleaned_texts(part, texts, data)):
+            if place in duplicates or rules.judge(text)[0]:
+                continue
+            if split_of(text, data.heldout_share) == "train":
                 found = True
                 yield text[:left]
                 left -= len(text)
                 if left <= 0:
                     break
     if not found:
-        raise PrepareError(f"no usable document in the input, so no vocabulary can be trained{why_none(data, plan)}")
+        raise PrepareError(
+            f"no usable document in the input, so no vocabulary can be trained{why_none(data, plan, rules)}"
+        )
 
 
-def why_none(data: DataSettings, plan: Plan) -> str:
-    """The first reason why a record was rejected, as a hint."""
+def why_none(data: DataSettings, plan: Plan, rules: Rules) -> str:
+    """The first reason why a record was not taken, as a hint."""
     for part, texts in payloads(plan.slices[:1], data):
         for item in records(part, texts, data):
             if not isinstance(item, Document):
                 return f"; the first record, {item.file} line {item.line}: {item.reason} ({item.sample})"
+            if reason := rules.judge(clean(item.text))[0]:
+                return f"; the first document, {item.id}, is left out: {reason}"
     return ""
 
 
-def make_shards(data: DataSettings, folder: Path, plan: Plan) -> dict[int, ShardRecord]:
-    """Every slice's shard; those that a run before finished are kept."""
-    finished = {s.number: r for s in plan.slices if (r := read_record(folder, s.number))}
-    todo = [s for s in plan.slices if s.number not in finished]
+def make_shards(data: DataSettings, folder: Path, slices: list[Slice]) -> dict[int, ShardRecord]:
+    """A shard of each of these slices; those that are there already are kept."""
+    finished = {s.number: r for s in slices if (r := read_record(folder, s.number))}
+    todo = [s for s in slices if s.number not in finished]
     if finished:
-        log.info("going on: %d of %d shards are finished", len(finished), len(plan.slices))
+        log.info("going on: %d of %d shards are finished", len(finished), len(slices))
     workers = min(data.processes or core_count(), max(1, len(todo)))
     log.info(
         "%d shard%s of %.1f MB to make with %d process%s into %s",
         len(todo), "s" * (len(todo) != 1), sum(s.size for s in todo) / 1e6,
         workers, "es" * (workers != 1), folder,
     )  # fmt: skip
-    sizes = {s.number: s.size for s in plan.slices}
-    progress = Progress(plan.size, plan.size - sum(s.size for s in todo))
+    sizes = {s.number: s.size for s in slices}
+    whole = sum(sizes.values())
+    progress = Progress(whole, whole - sum(s.size for s in todo))
 
     def done(record: ShardRecord) -> None:
         finished[record.number] = record
@@ -193,12 +239,13 @@ def rejects_message(data: DataSettings, shards: list[ShardRecord], damaged: int,
 def check_size(manifest: dict[str, Any]) -> None:
     """A store that nothing can be trained on is none."""
     counts = manifest["counts"]
+    left_out = ", ".join(f"{count} x {reason}" for reason, count in manifest["left_out"].items())
     for length, passes in manifest["instances"]["train"].items():
         if not all(p["instances"] for p in passes):
             raise PrepareError(
                 f"the text gives no pair of sentences for data.seq_lens={length}: "
                 f"{counts['documents']} documents with {counts['sentences']} sentences are left for training; "
-                "give more text"
+                f"give more text{f' (left out by rules: {left_out})' if left_out else ''}"
             )
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bert_lamb.settings import DataSettings
+from data_prep.sentences import clean
 from data_prep.slices import BLANK_LINE, LARGEST_DOCUMENT, MIB, Piece, Slice, read_piece, whole_files
 
 SAMPLE_LENGTH = 200  # characters of a rejected record that are kept
@@ -47,6 +48,13 @@ def records(part: Slice, texts: list[bytes | None], data: DataSettings) -> Itera
     for piece, text in zip(part.pieces, texts, strict=True):
         found = _records(piece, text, data)
         yield from _runs(piece, found, data.sentences_per_document) if data.sentences_per_document else found
+
+
+def cleaned_texts(part: Slice, texts: list[bytes | None], data: DataSettings) -> Iterator[str]:
+    """The cleaned text of every document of a slice, in order. Its number in this order is the document's place."""
+    for item in records(part, texts, data):
+        if isinstance(item, Document) and (text := clean(item.text)):
+            yield text
 
 
 def _records(piece: Piece, text: bytes | None, data: DataSettings) -> Iterator[Document | Reject]:

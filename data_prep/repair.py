@@ -12,9 +12,11 @@ from bert_lamb.data.store import documents_name, read_documents
 from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings
+from data_prep.duplicates import mark_duplicates
 from data_prep.finish import write_questions
+from data_prep.hub_files import HubError
 from data_prep.pool import core_count, run_slices
-from data_prep.resume import PrepareError, refuse_other
+from data_prep.resume import PrepareError, asked_for, refuse_other
 from data_prep.shards import WORK, write_instances
 from data_prep.slices import plan_input
 from data_prep.sources import SourceError, source_files
@@ -28,11 +30,14 @@ def check_finished(data: DataSettings, folder: Path, settings: dict[str, Any], g
     """Says that the store is done, or makes it whole; PrepareError where it is another one."""
     manifest = read_manifest(folder)
     refuse_other(folder, manifest, {"settings": settings, "sources": sources_now(data, manifest)})
+    if data.part is not None:
+        log.info("prepared already: %s; `prepare` without data.part checks it", folder)
+        return
     if not verify_store(folder, manifest):
         shutil.rmtree(folder / WORK, ignore_errors=True)
         log.info("prepared already: %s, %s documents", folder, f"{manifest['counts']['documents']:,}")
         return
-    repair(data, folder, manifest, given)
+    repair(data, folder, settings, manifest, given)
     problems = verify_store(folder, manifest)
     if problems:
         raise PrepareError(
@@ -51,12 +56,14 @@ def sources_now(data: DataSettings, manifest: dict[str, Any]) -> list[dict[str, 
         return plan_input(data, source_files(data), 1).sources
     try:
         files = source_files(data)
-    except SourceError:
+    except (SourceError, HubError):
         return manifest["sources"]  # raw text may be deleted once it is prepared
     return [{"name": file.name, "bytes": Path(file.path).stat().st_size} for file in files]
 
 
-def repair(data: DataSettings, folder: Path, manifest: dict[str, Any], given: Vocabulary | None) -> None:
+def repair(
+    data: DataSettings, folder: Path, settings: dict[str, Any], manifest: dict[str, Any], given: Vocabulary | None
+) -> None:
     """Makes the files again that are missing or not as the manifest says."""
     bad = [name for name, about in manifest["files"].items() if not is_whole(folder / name, about["sha256"])]
     log.info("making again, missing or damaged: %s", ", ".join(sorted(bad)))
@@ -78,6 +85,8 @@ def repair(data: DataSettings, folder: Path, manifest: dict[str, Any], given: Vo
         refuse_other(folder, manifest, {"settings": manifest["settings"], "sources": plan.sources})
         for name in (WORK, "rejects"):
             (folder / name).mkdir(exist_ok=True)
+        if data.deduplicate:
+            mark_duplicates(data, asked_for(data, settings, plan), folder, plan)
         run_slices(folder, data, [s for s in plan.slices if s.number in slices], lambda record: None)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,15 @@ from bert_lamb.files import write_whole
 from bert_lamb.settings import DataSettings, difference
 from data_prep.shards import WORK
 from data_prep.slices import Plan
+from data_prep.squad_overlap import squad_sha256
 from data_prep.tokenizer import Vocabulary
 
 BEGUN = f"{WORK}/begun.json"
-DECIDE_NOTHING = ("name", "root", "paths", "processes", "max_reject_share")  # settings that change no byte
+DECIDE_NOTHING = ("name", "root", "paths", "hub", "processes", "part", "parts", "max_reject_share")  # change no byte
+LIBRARIES = ("sentencex", "tokenizers", "numpy", "pyarrow")  # another version may give other bytes
+LIBRARIES_OF = {"wikipedia_dump": ("mwparserfromhell",)}  # by source
+# rules that are off decide nothing: a store made before there were these is still the one asked for
+OFF = {"deduplicate": False, "min_characters": 0, "languages": [], "squad": None, "leave_out_squad": False}
 
 
 class PrepareError(Exception):
@@ -26,26 +32,50 @@ class PrepareError(Exception):
 
 
 def deciding_settings(data: DataSettings, given: Vocabulary | None) -> dict[str, Any]:
-    """The settings that decide the store's bytes. A vocabulary counts by its content, not by its path."""
-    settings = {k: v for k, v in asdict(data).items() if k not in DECIDE_NOTHING}
+    """The settings that decide the store's bytes. Vocabulary and SQuAD file count by content, not by path."""
+    settings = {k: v for k, v in asdict(data).items() if k not in DECIDE_NOTHING and OFF.get(k, ...) != v}
+    if data.squad:
+        settings["squad"] = f"sha256:{squad_sha256(data.squad)}"
     if given:
         settings |= {"vocab": f"sha256:{given.sha256}", "vocab_size": len(given.entries)}
     return settings
 
 
-def begin(folder: Path, settings: dict[str, Any], plan: Plan, make: Callable[[], Vocabulary]) -> Vocabulary:
-    """The vocabulary of this store: as a run before left it, else made now and written."""
+def libraries(data: DataSettings) -> dict[str, str]:
+    """Versions of what decides the store's bytes besides settings and input."""
+    names = (*LIBRARIES, *LIBRARIES_OF.get(data.source, ()), *(("py3langid",) if data.languages else ()))
+    return {name: version(name) for name in names}
+
+
+def asked_for(data: DataSettings, settings: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """What decides the store's bytes: settings, input, versions of libraries."""
+    return {"settings": settings, "sources": plan.sources, "libraries": libraries(data)}
+
+
+def earlier_begun(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What a run before wrote when it began; PrepareError where that is another store."""
     path = folder / BEGUN
-    if path.is_file():
-        begun = json.loads(path.read_text())
-        refuse_other(folder, begun, {"settings": settings, "sources": plan.sources})
-        if (folder / VOCABULARY).is_file() and vocabulary_sha256(folder / VOCABULARY) == begun["vocabulary"]["sha256"]:
-            entries, content = read_vocabulary(folder / VOCABULARY), (folder / VOCABULARY).read_bytes()
-            return Vocabulary(entries, content, settings["lower_case"], begun["vocabulary"]["trained"])
+    if not path.is_file():
+        return None
+    begun = json.loads(path.read_text())
+    refuse_other(folder, begun, asked)
+    return begun
+
+
+def begin(
+    folder: Path, asked: dict[str, Any], begun: dict[str, Any] | None, make: Callable[[], Vocabulary]
+) -> Vocabulary:
+    """The vocabulary of this store: as a run before left it, else made now and written."""
+    path = folder / VOCABULARY
+    if begun and path.is_file() and vocabulary_sha256(path) == begun["vocabulary"]["sha256"]:
+        lower_case, trained = asked["settings"]["lower_case"], begun["vocabulary"]["trained"]
+        return Vocabulary(read_vocabulary(path), path.read_bytes(), lower_case, trained)
     vocabulary = make()
-    write_whole(folder / VOCABULARY, vocabulary.content)
+    if begun and vocabulary.sha256 != begun["vocabulary"]["sha256"]:
+        raise PrepareError(f"{path} is gone, and training it again gives another one: delete {folder} to prepare anew")
+    write_whole(path, vocabulary.content)
     about = {"sha256": vocabulary.sha256, "trained": vocabulary.trained}
-    write_whole(path, manifest_bytes({"settings": settings, "sources": plan.sources, "vocabulary": about}))
+    write_whole(folder / BEGUN, manifest_bytes(asked | {"vocabulary": about}))
     return vocabulary
 
 
@@ -53,6 +83,7 @@ def refuse_other(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> 
     """PrepareError with every difference where the store is not the one asked for."""
     lines = difference(there["settings"], asked["settings"], "data.")
     lines += source_differences(there["sources"], asked["sources"])
+    lines += difference(there.get("libraries", {}), asked["libraries"], "library ") if "libraries" in asked else []
     if lines:
         kind = "holds data prepared" if (folder / MANIFEST).is_file() else "is begun"
         raise PrepareError(

@@ -1,7 +1,8 @@
-"""Text to paragraphs to sentences."""
+"""Text to paragraphs to sentences, and the number that a cleaned text is known by."""
 
 import re
 from collections.abc import Iterator
+from hashlib import blake2b
 
 import sentencex
 
@@ -17,6 +18,11 @@ LONGEST_SENTENCE = 10_000  # characters; lists and tables without a full stop ar
 def clean(text: str) -> str:
     """One paragraph a line: no characters that the tokenizer would drop, no empty lines, no blanks around."""
     return "\n".join(line.strip() for line in DROPPED.sub("", text).splitlines() if line.strip())
+
+
+def signature(cleaned: str) -> int:
+    """64 bits of BLAKE2b of a cleaned text: of 7 million different ones two share theirs with a chance of 1e-6."""
+    return int.from_bytes(blake2b(cleaned.encode(), digest_size=8).digest(), "big")
 
 
 def sentences(cleaned: str, language: str) -> Iterator[str]:

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,14 @@ from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings
 from data_prep.encoder import Encoder
 from data_prep.instances import make_instances
-from data_prep.records import Document, LeftOut, Reject, records
-from data_prep.sentences import clean, sentences
+from data_prep.records import SAMPLE_LENGTH, Document, LeftOut, Reject, records
+from data_prep.rules import Rules
+from data_prep.sentences import clean, sentences, signature
 from data_prep.slices import Slice
 
 WORK = ".work"  # below the store: one record per finished shard, gone once the manifest is written
 BATCH = 256  # sentences tokenised at a time; larger ones were slower
+DUPLICATE = "the same text as an earlier document"
 KEPT_REJECTS = 100  # samples kept per slice and reason
 
 
@@ -40,7 +41,9 @@ class ShardRecord:
     number: int
     records: int = 0  # documents and rejects
     rejects: dict[str, int] = field(default_factory=dict)  # reason: number
-    left_out: dict[str, int] = field(default_factory=dict)  # by a rule of the source, no part of `records`
+    left_out: dict[str, int] = field(default_factory=dict)  # by a rule, no part of `records`
+    squad_documents: int = 0  # that hold a paragraph of the SQuAD file, left out or not
+    squad_paragraphs: list[int] = field(default_factory=list)  # that they hold, by number
     counts: dict[str, int] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # path: sha256, rows, tokens
     instances: dict[str, dict[str, list[dict[str, int]]]] = field(default_factory=dict)  # split: length: passes
@@ -92,17 +95,18 @@ class SplitBuilder:
 
 
 def make_shard(
-    folder: Path, data: DataSettings, encoder: Encoder, part: Slice, texts: list[bytes | None]
+    folder: Path, data: DataSettings, encoder: Encoder, rules: Rules, part: Slice, texts: list[bytes | None]
 ) -> ShardRecord:
     """Writes every file of one shard, its record last."""
     record = ShardRecord(part.number)
     splits = {split: SplitBuilder() for split in SPLITS}
     rejects: list[Reject] = []
     reasons: Counter[str] = Counter()
-    kept = good_documents(records(part, texts, data), record, rejects, reasons)
+    duplicates = frozenset(part.duplicates.tolist())
+    kept = good_documents(records(part, texts, data), rules, duplicates, record, rejects, reasons)
     for document, lengths, tokens in tokenised(kept, data.language, encoder):
         if not tokens:
-            add_reject(Reject(document.id, 0, "no token in it", document.text[:200]), rejects, reasons)
+            add_reject(Reject(document.id, 0, "no token in it", document.text[:SAMPLE_LENGTH]), rejects, reasons)
             continue
         splits[split_of(document.text, data.heldout_share)].add(document, lengths, tokens, encoder.dtype)
     for split, builder in splits.items():
@@ -122,25 +126,35 @@ def make_shard(
 
 
 def good_documents(
-    found: Iterator[Document | Reject], record: ShardRecord, rejects: list[Reject], reasons: Counter[str]
-) -> Iterator[Document]:
-    """Cleaned documents; what is none goes to the rejects."""
+    found: Iterator[Document | Reject], rules: Rules, duplicates: frozenset[int], record: ShardRecord,
+    rejects: list[Reject], reasons: Counter[str],
+) -> Iterator[Document]:  # fmt: skip
+    """Cleaned documents; what is none, or is left out by a rule, goes to the rejects."""
     left_out: Counter[str] = Counter()
+    squad: set[int] = set()
+    place = -1  # as cleaned_texts counts
     for item in found:
+        cleaned = clean(item.text) if isinstance(item, Document) else ""
+        place += bool(cleaned)
+        if isinstance(item, Document) and cleaned:
+            reason, held = (DUPLICATE, []) if place in duplicates else rules.judge(cleaned)
+            record.squad_documents += bool(held)
+            squad.update(held)
+            if reason:
+                item = LeftOut(item.id, item.line, reason, cleaned[:SAMPLE_LENGTH])
         if isinstance(item, LeftOut):
             add_reject(item, rejects, left_out)
-            record.left_out = dict(sorted(left_out.items()))
-            continue
-        if isinstance(item, Reject):
+        elif isinstance(item, Reject):
             record.records += 1
             add_reject(item, rejects, reasons)
-            continue
-        record.records += item.records
-        cleaned = clean(item.text)
-        if cleaned:
-            yield replace(item, text=cleaned)
         else:
-            add_reject(Reject(item.id, 0, "empty", ""), rejects, reasons)
+            record.records += item.records
+            if cleaned:
+                yield replace(item, text=cleaned)
+            else:
+                add_reject(Reject(item.id, 0, "empty", ""), rejects, reasons)
+    record.left_out = dict(sorted(left_out.items()))
+    record.squad_paragraphs = sorted(squad)
 
 
 def add_reject(item: Reject, rejects: list[Reject], reasons: Counter[str]) -> None:
@@ -151,8 +165,7 @@ def add_reject(item: Reject, rejects: list[Reject], reasons: Counter[str]) -> No
 
 def split_of(cleaned: str, heldout_share: float) -> str:
     """Train or held out, by a hash of the text: equal texts never stand on both sides."""
-    draw = int.from_bytes(blake2b(cleaned.encode(), digest_size=8).digest(), "big")
-    return "heldout" if draw < heldout_share * 2**64 else "train"
+    return "heldout" if signature(cleaned) < heldout_share * 2**64 else "train"
 
 
 def tokenised(

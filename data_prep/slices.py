@@ -10,6 +10,7 @@ from html import unescape
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -47,6 +48,7 @@ class Slice:
     number: int
     pieces: list[Piece]
     size: int  # bytes of raw text, for progress
+    duplicates: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32), compare=False)  # their places
 
 
 @dataclass
@@ -81,8 +83,16 @@ class Plan:
 
 def plan_input(data: DataSettings, files: list[SourceFile], threads: int) -> Plan:
     """Reads every file once: its SHA-256, and where its slices begin."""
+    return as_slices(plan_files(data, files, threads), data)
+
+
+def plan_files(data: DataSettings, files: list[SourceFile], threads: int) -> list[PlannedFile]:
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        planned = list(pool.map(lambda file: plan_file(file, data), files))
+        return list(pool.map(lambda file: plan_file(file, data), files))
+
+
+def as_slices(planned: list[PlannedFile], data: DataSettings) -> Plan:
+    """Numbers the slices of all files."""
     planned.sort(key=lambda f: (f.file.name, f.sha256))  # not by folder: it must not matter where the files lie
     slices: list[Slice] = []
     run: list[Piece] = []

@@ -20,6 +20,7 @@ import zstandard
 
 from bert_lamb.settings import DataSettings
 from data_prep import world
+from data_prep.hub_files import fetched_paths
 
 FORMATS = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = ("", ".zst", ".gz", ".bz2")
@@ -67,7 +68,7 @@ def source_files(data: DataSettings) -> list[SourceFile]:
             "`make install` again, or pip install 'bert-lamb[train]'"
         )
     found: dict[str, SourceFile] = {}
-    for asked in data.paths:
+    for asked in data.paths or (fetched_paths(data) if data.hub else []):
         for file in _files_of(asked, data.source):
             found.setdefault(str(Path(file.path).resolve()), file)  # named twice is read once
     return list(found.values())

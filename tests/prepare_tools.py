@@ -48,12 +48,14 @@ def corpus(folder: Path, files: int = 4, documents: int = 30) -> Path:
 def data_settings(**given) -> DataSettings:
     """Small settings; every test names what it needs otherwise."""
     values = {
-        "name": "store", "root": "unused", "source": "text", "paths": [], "text_field": "text",
-        "txt_document": "file", "sentences_per_document": 0, "articles": 0, "books": 0,
+        "name": "store", "root": "unused", "source": "text", "paths": [], "hub": None, "text_field": "text",
+        "txt_document": "file", "sentences_per_document": 0, "deduplicate": False,
+        "min_characters": 0, "languages": [], "squad": None, "leave_out_squad": False,
+        "articles": 0, "books": 0,
         "shuffled": False, "language": "en", "vocab": None, "vocab_size": 200,
         "lower_case": True, "seq_lens": [32, 64], "passes": 2, "short_share": 0.1, "heldout_share": 0.1,
         "seed": 3,
-        "shard_mib": 1, "max_reject_share": 0.05, "processes": 1,
+        "shard_mib": 1, "max_reject_share": 0.05, "processes": 1, "part": None, "parts": 1,
     }  # fmt: skip
     return DataSettings(**(values | {k: [str(p) for p in v] if k == "paths" else v for k, v in given.items()}))
 

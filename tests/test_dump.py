@@ -217,7 +217,7 @@ def test_nothing_to_read_is_one_clear_error(tmp_path):
     with pytest.raises(PrepareError, match=r"no text in these files; a\.xml: no <page> in it"):
         prepare(settings(tmp_path), tmp_path / "store")
     with pytest.raises(SourceError, match=r"matches none of \.xml, \.xml\.zst, \.xml\.gz, \.xml\.bz2"):
-        source_files(settings(tmp_path / "store"))
+        source_files(settings(tmp_path / "none"))
 
 
 def test_a_missing_parser_is_said_before_anything_is_read(tmp_path, monkeypatch):

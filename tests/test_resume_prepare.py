@@ -36,11 +36,11 @@ def left_running(session: int) -> list[int]:
 def test_a_run_that_fails_in_the_middle_goes_on_to_the_same_bytes(text, finished, tmp_path, monkeypatch):
     made = []
 
-    def stop_after_two(folder, data, encoder, part, texts):
+    def stop_after_two(folder, data, encoder, rules, part, texts):
         if len(made) == 2:
             raise KeyboardInterrupt
         made.append(part.number)
-        return make_shard(folder, data, encoder, part, texts)
+        return make_shard(folder, data, encoder, rules, part, texts)
 
     make_shard = pool.make_shard
     monkeypatch.setattr(pool, "make_shard", stop_after_two)
@@ -49,7 +49,7 @@ def test_a_run_that_fails_in_the_middle_goes_on_to_the_same_bytes(text, finished
     assert not (tmp_path / "store" / "manifest.json").exists()
     # a finished shard whose file was damaged meanwhile is made again
     (tmp_path / "store" / "train" / documents_name(1)).write_bytes(b"damaged")
-    monkeypatch.setattr(pool, "make_shard", lambda *a: (made.append(a[3].number), make_shard(*a))[1])
+    monkeypatch.setattr(pool, "make_shard", lambda *a: (made.append(a[4].number), make_shard(*a))[1])
     prepare(data_settings(paths=[text]), tmp_path / "store")
     assert made == [0, 1, 1, 2, 3]
     assert digests(tmp_path / "store") == digests(finished)

@@ -67,6 +67,7 @@ MANY = {  # override: what the one message must hold
     "phase2.global_batch=4": "phase2.global_batch=4 cannot be cut into equally many micro-batches",
     "hardware.micro_batch_tokens=128": "phase2.global_batch=4",
     "data.sentences_per_document=5": "data.sentences_per_document=5 is for data.source=text",
+    "data.leave_out_squad=true": "data.leave_out_squad=True: name the questions",
     "data.lower_case=false": "data.lower_case=False, but the data in",
     "handover.moments=some": "handover.moments=some: choose one of keep, keep_reset_step, fresh",
     "optimizer.no_decay=[bias,LayerNrom]": "optimizer.no_decay part 'LayerNrom' matches no parameter",

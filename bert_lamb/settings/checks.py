@@ -28,8 +28,10 @@ AT_LEAST = {  # key: smallest value that makes sense
     "model.intermediate": 1,
     "data.passes": 1,
     "data.sentences_per_document": 0,
+    "data.min_characters": 0,
     "data.shard_mib": 1,
     "data.processes": 0,
+    "data.parts": 1,
     "phase1.global_batch": 1,
     "phase2.global_batch": 1,
     "phase1.steps": 1,
@@ -177,6 +179,13 @@ def _data(s: Settings) -> Iterator[str]:
         )
     if len(set(s.data.seq_lens)) < len(s.data.seq_lens) or min(s.data.seq_lens, default=0) < LEAST_LENGTH:
         yield f"data.seq_lens={list(s.data.seq_lens)}: different lengths of at least {LEAST_LENGTH} tokens are expected"
+    if s.data.part is not None and not 0 <= s.data.part < max(1, s.data.parts):
+        yield (
+            f"data.part={s.data.part} is outside of data.parts={s.data.parts}: choose 0 to {max(1, s.data.parts) - 1}, "
+            "or null for all of them"
+        )
+    if s.data.leave_out_squad and not s.data.squad:
+        yield "data.leave_out_squad=True: name the questions that must not be met, data.squad=/squad/dev-v1.1.json"
     if s.data.vocab is None and s.data.vocab_size < 100:
         yield f"data.vocab_size={s.data.vocab_size}: a vocabulary to be trained needs at least 100 entries"
 

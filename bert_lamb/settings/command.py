@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,6 +26,10 @@ Check = Callable[[Settings], list[str]]
 
 GROUP_FOLDERS = {"phase1": "phase (phase@phase1=...)", "phase2": "phase (phase@phase2=...)"}
 EXIT_SETTINGS = 2  # the shell's usual code for wrong usage
+
+
+class TaskError(Exception):
+    """What a task of a multirun could not do, on its way to the command that started it, maybe from another machine."""
 
 
 def conf_dir() -> Path:
@@ -103,6 +108,8 @@ def command(
         except Exception as error:
             if not getattr(error, "for_people", False):
                 raise
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise TaskError(str(error)) from error
             sys.exit(_fail(str(error)))  # here, since Hydra would print a line of its own first
 
     def run() -> None:
@@ -112,6 +119,12 @@ def command(
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
         except (HydraException, OmegaConfBaseException) as error:
             sys.exit(_fail(compose_message(error)))
+        except TaskError as error:
+            sys.exit(_fail(str(error)))
+        except Exception as error:
+            if not type(error).__module__.startswith("submitit."):
+                raise
+            sys.exit(_fail(f"a task ended without a result: {error}"))
 
     return run
 

@@ -32,9 +32,17 @@ class DataSettings:
     root: str = MISSING
     source: str = MISSING  # "sample" (the embedded corpus), "text" (files) or "wikipedia_dump" (pages-articles.xml)
     paths: list[str] = MISSING  # text: files, folders or globs of .txt, .jsonl (both also packed), .parquet
+    hub: str | None = (
+        MISSING  # without paths: owner/name@revision:pattern, files of the hub that `fetch` has downloaded
+    )
     text_field: str = MISSING  # jsonl, parquet: the field that holds the text
     txt_document: str = MISSING  # .txt: "file" (one document a file) or "blank_line" (empty lines part documents)
     sentences_per_document: int = MISSING  # text: for lists of sentences without borders; 0: as the files say
+    deduplicate: bool = MISSING  # of documents with the same cleaned text only the first stays
+    min_characters: int = MISSING  # documents whose cleaned text is shorter are left out
+    languages: list[str] = MISSING  # ISO codes: documents judged to be in another language are left out; []: none is
+    squad: str | None = MISSING  # a SQuAD file (.json, .json.zst): documents that hold its paragraphs are counted
+    leave_out_squad: bool = MISSING  # and these documents left out
     articles: int = MISSING  # sample: encyclopedia-like documents
     books: int = MISSING  # sample: story-like documents
     shuffled: bool = MISSING  # sample: its words shuffled over the whole corpus, a control that teaches no meaning
@@ -50,6 +58,10 @@ class DataSettings:
     shard_mib: int = MISSING  # raw text per slice of a file, hence per shard
     max_reject_share: float = MISSING  # more rejected documents than this stops the run
     processes: int = MISSING  # 0: one per core; never changes a byte of the result
+    part: int | None = (
+        MISSING  # make this part of the shards only, from 0; null: all that are missing, and the manifest
+    )
+    parts: int = MISSING  # parts of about the same size that independent tasks make
 
 
 @dataclass
