@@ -13,7 +13,7 @@ SETTINGS = experiment=$(EXPERIMENT) $(if $(RUN),run.name=$(RUN)) $(if $(DEVICES)
 STAGE = @$(PY) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install prepare pretrain finetune evaluate report sweep plan data-report inspect bench bench-optim study figures
+.PHONY: help install prepare pretrain finetune evaluate report sweep plan data-report inspect bench bench-data bench-optim study figures
 .PHONY: test test-data test-triton check mutants
 
 help: ## this list
@@ -63,6 +63,9 @@ inspect: install ## a prepared sequence decoded, its mask, a step's batch
 bench: install ## our step beside HF Trainer and hand-written loops, on this machine: docs/results/speed.md
 	$(STAGE) data_prep.prepare
 	$(STAGE) bert_lamb.bench.step $(ARGS)
+
+bench-data: install ## prepare beside other pipelines: ARGS='--text /my/texts --vocab /my/vocab.txt' (docs/results/data.md)
+	$(PY) -m bert_lamb.bench.data $(ARGS)
 
 study: install ## what pretraining on the embedded corpus is worth, over seeds and controls (hours)
 	$(STAGE) bert_lamb.bench.sample_study $(ARGS)
