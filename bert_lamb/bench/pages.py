@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bert_lamb.run import machine_record
+from bert_lamb.machine import machine_record, measured_on
 
 
 def put_section(page: Path, title: str, heading: str, text: str) -> None:
@@ -24,7 +24,4 @@ def how_measured(target: str) -> str:
     arguments = re.sub(r"(?<=[ =\[,])/(?:[^\s/,]+/)+", "", " ".join(["", *sys.argv[1:]])).strip()
     machine = machine_record(torch.device("cpu"), 1)
     command = f"make {target} ARGS='{arguments}'" if arguments else f"make {target}"
-    return (
-        f"`{command}`, commit {machine['commit']}{', changed' if machine['dirty'] else ''}; "
-        f"{machine['device']}, {machine['cores']} cores"
-    )
+    return f"`{command}`, {measured_on(machine)}, {machine['cores']} cores"
