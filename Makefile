@@ -13,12 +13,12 @@ SETTINGS = experiment=$(EXPERIMENT) $(if $(RUN),run.name=$(RUN)) $(if $(DEVICES)
 STAGE = @$(PY) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install fetch prepare pretrain finetune evaluate report sweep plan inspect bench bench-optim study figures
-.PHONY: test test-triton check mutants
+.PHONY: help install fetch prepare pretrain finetune evaluate report sweep plan data-report inspect
+.PHONY: bench bench-data bench-optim study figures test test-data test-triton check mutants
 
 help: ## this list
-	@echo "targets:"; awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "variables:"; awk -F ' *\\?= *|## *' '/^[A-Z_]+ \?=/{printf "  %-10s %s\n", $$1, $$3}' $(MAKEFILE_LIST)
+	@echo "targets:"; awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "variables:"; awk -F ' *\\?= *|## *' '/^[A-Z_]+ \?=/{printf "  %-11s %s\n", $$1, $$3}' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed ## environment in .venv with everything pinned
 
@@ -57,12 +57,18 @@ sweep: install ## a run for each combination: ARGS='optimizer=lamb,adamw seed=0,
 plan: install ## steps, tokens, FLOPs and hours of a recipe, each setting with its source
 	$(STAGE) bert_lamb.plan $(SETTINGS)
 
+data-report: install ## figures of a prepared store: lengths, packing, balance, rejects; into its report/
+	$(STAGE) bert_lamb.report_data $(SETTINGS)
+
 inspect: install ## a prepared sequence decoded, its mask, a step's batch
 	$(STAGE) data_prep.inspect $(SETTINGS)
 
 bench: install ## our step beside HF Trainer and hand-written loops, on this machine: docs/results/speed.md
 	$(STAGE) data_prep.prepare
 	$(STAGE) bert_lamb.bench.step $(ARGS)
+
+bench-data: install ## prepare beside other pipelines: ARGS='--text /my/texts --vocab /my/vocab.txt' (docs/results/data.md)
+	$(PY) -m bert_lamb.bench.data $(ARGS)
 
 study: install ## what pretraining on the embedded corpus is worth, over seeds and controls (hours)
 	$(STAGE) bert_lamb.bench.sample_study $(ARGS)
@@ -77,6 +83,9 @@ check: install ## lint, format and types
 
 test: check ## all tests that need neither root nor GPU
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+
+test-data: install ## kills prepare at random moments on 200 MB of your text: ARGS='--text /my/texts' (docs/results/data.md)
+	@OMP_NUM_THREADS=1 PYTHONPATH=. $(PY) tests/kill_study.py $(ARGS)
 
 test-triton: install ## Triton's kernels by its interpreter, from a folder of its own (188 MB; docs/optimizers.md)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps --upgrade --target build/triton triton==3.6.0

@@ -1,6 +1,7 @@
 """What training will see: `python -m data_prep.inspect inspect.phase=1 inspect.sequence=42 inspect.epoch=3`.
 
-Prints a sequence decoded, its mask at an epoch, and the batch of a step, made by the same code as training's.
+Prints a sequence decoded, its mask at an epoch, and the batch of a step, made by the same code as training's; with
+inspect.document=ID or a number the way of one document, from raw text to a masked sequence.
 """
 
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from bert_lamb.data.vocabulary import (
     read_vocabulary,
 )
 from bert_lamb.settings import Settings, command
+from data_prep.document_way import SENTENCES, as_stored, find_document, more, of_raw, sequences_of
+from data_prep.encoder import Encoder
 
 SHOWN = 8  # sequences of a step's batch
 BEGINNING = 60  # characters of each of them
@@ -37,7 +40,8 @@ class InspectError(Exception):
 @command
 def main(s: Settings) -> None:
     """Prints the sequence and the step that the settings name."""
-    print("\n".join(View(s).lines()))
+    view = View(s)
+    print("\n".join(view.lines() if s.inspect.document is None else view.document(s.inspect.document)))
 
 
 class View:
@@ -47,7 +51,7 @@ class View:
         self.s, self.number = s, s.inspect.phase
         self.folder = Path(s.data.root) / s.data.name
         self.manifest = read_manifest(self.folder)
-        load_tokenizer(self.folder, self.manifest)  # refuses a vocabulary that is not the store's
+        self.tokenizer = load_tokenizer(self.folder, self.manifest)  # refuses a vocabulary that is not the store's
         self.vocabulary = read_vocabulary(self.folder / VOCABULARY)
         self.phase = s.phase(self.number)
         self.seq_len = self.phase.seq_len
@@ -65,6 +69,31 @@ class View:
         yield from self.sequence(self.s.inspect.epoch, self.s.inspect.sequence)
         yield ""
         yield from self.step(self.s.inspect.step)
+
+    def document(self, wanted: str) -> Iterator[str]:
+        """A document's way: raw, clean, sentences (from the source files), tokens, its first sequence, masked."""
+        found = find_document(self.folder, list(self.manifest["files"]), wanted)
+        if found is None:
+            count = self.manifest["counts"]["documents"]
+            raise InspectError(
+                f"inspect.document={wanted}: {self.folder} has no document of this id; choose one that "
+                f"`make inspect` shows, or a number from 0 to {count - 1}"
+            )
+        data = as_stored(self.s.data, self.manifest["settings"])
+        yield f"document {found.id}, {found.split}, shard {found.shard}"
+        yield from of_raw(data, Encoder(self.tokenizer, self.manifest["tokenizer"]["lower_case"]), found)
+        yield f"tokens, {found.place[1] - found.place[0]:,} in {len(found.sentences)} sentences:"
+        for i, ids in enumerate(found.sentences[:SENTENCES]):
+            yield f"  {i}: {' '.join(self.vocabulary[token] for token in ids)}"
+        yield from more(len(found.sentences) - SENTENCES, "sentences")
+        if found.split != "train":
+            yield "held out of training: no sequence is trained on"
+            return
+        pass_ = self.s.inspect.epoch % self.tables.passes
+        first, second = sequences_of(self.tables, found, pass_)
+        yield f"sequences of length {self.seq_len} in pass {pass_}: A of {len(first)}, random B of {len(second)} others"
+        if first or second:
+            yield from self.sequence(self.s.inspect.epoch, (first or second)[0])
 
     def sequence(self, epoch: int, instance: int) -> Iterator[str]:
         """One sequence: where it is from, its segments, its mask."""

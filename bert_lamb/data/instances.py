@@ -49,6 +49,11 @@ class InstanceTables:
                     column[here] = getattr(table, name)[row]
         return Rows(shard, Spans(**columns))
 
+    def of_shard(self, pass_: int, shard: int) -> tuple[int, Spans]:
+        """The number of a shard's first instance in a pass, and the shard's table; `shard` indexes `shards`."""
+        table = self._tables[pass_][shard]
+        return int(self._ends[pass_][shard]) - len(table), table
+
     def tokens(self, shard: int) -> np.ndarray:
         """All tokens of a shard, mapped on first use."""
         if shard not in self._tokens:

@@ -190,6 +190,7 @@ class InspectSettings:
     epoch: int = MISSING  # whose mask is shown; epoch e reads pass e mod data.passes
     sequence: int = MISSING  # row of that pass, from 0
     step: int = MISSING  # the optimizer step whose batch is shown, from 0
+    document: str | None = MISSING  # id, or number from 0: shows this document's way instead
 
 
 @dataclass

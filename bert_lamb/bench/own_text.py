@@ -1,0 +1,35 @@
+"""Text for measurements: the documents of files that the command line names, in any form that prepare reads."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bert_lamb.settings import compose_settings
+from data_prep.records import Document, records
+from data_prep.slices import Slice, payloads, plan_file
+from data_prep.sources import source_files
+
+
+class TextError(Exception):
+    """Too little text was given."""
+
+
+def texts(paths: list[Path], source: str = "text") -> Iterator[str]:
+    """The documents of these files, one after the other; source: as data.source."""
+    named = ",".join(f'"{path.absolute()}"' for path in paths)
+    data = compose_settings([f"data={source}", f"data.paths=[{named}]"]).data
+    for file in source_files(data):
+        pieces = [Slice(i, [piece], 0) for i, piece in enumerate(plan_file(file, data).pieces)]
+        for part, raw in payloads(pieces, data):
+            yield from (item.text for item in records(part, raw, data) if isinstance(item, Document))
+
+
+def take(source: Iterator[str], size: float) -> list[str]:
+    """The next documents, until they hold so many bytes; TextError where the text ends before."""
+    taken, total = [], 0
+    while total < size:
+        text = next(source, None)
+        if text is None:
+            raise TextError(f"the text given ends {size - total:.0f} bytes too early: give more of it")
+        taken.append(text)
+        total += len(text.encode())
+    return taken

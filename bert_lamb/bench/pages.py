@@ -1,0 +1,30 @@
+"""A page of results that several commands write: each owns the section under its heading."""
+
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+from bert_lamb.run import machine_record
+
+
+def put_section(page: Path, title: str, heading: str, text: str) -> None:
+    """Writes `## heading` and its text into a page: in the place of that section, else at the end."""
+    content = page.read_text() if page.is_file() else f"# {title}\n"
+    found = re.search(rf"^## {re.escape(heading)}\n.*?(?=^## |\Z)", content, re.MULTILINE | re.DOTALL)
+    before, after = (content[: found.start()], content[found.end() :]) if found else (content, "")
+    section = f"{before.rstrip()}\n\n## {heading}\n\n{text.strip()}\n"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(f"{section}\n{after}" if after else section)
+
+
+def how_measured(target: str) -> str:
+    """The command with this process's arguments (folders left out), its commit and its machine."""
+    arguments = re.sub(r"(?<=[ =\[,])/(?:[^\s/,]+/)+", "", " ".join(["", *sys.argv[1:]])).strip()
+    machine = machine_record(torch.device("cpu"), 1)
+    command = f"make {target} ARGS='{arguments}'" if arguments else f"make {target}"
+    return (
+        f"`{command}`, commit {machine['commit']}{', changed' if machine['dirty'] else ''}; "
+        f"{machine['device']}, {machine['cores']} cores"
+    )

@@ -1,0 +1,93 @@
+"""What a token store holds, in figures: `python -m bert_lamb.report_data [overrides]`. Reads the store alone.
+
+Writes report.md and its figures into the store's report/.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bert_lamb.files import write_whole
+from bert_lamb.report_data_figures import SHOWN_REASONS, draw_data_figures
+from bert_lamb.report_data_numbers import StoreNumbers, read_store, reasons
+from bert_lamb.settings import Settings, command
+
+UNKNOWN = "[UNK]"
+
+
+@command
+def main(s: Settings) -> None:
+    """Reports on the store that the settings name."""
+    folder = Path(s.data.root) / s.data.name
+    numbers = read_store(folder)
+    (folder / "report").mkdir(exist_ok=True)
+    figures = draw_data_figures(numbers, folder / "report")
+    write_whole(folder / "report" / "report.md", page(numbers, s.data.name, figures).encode())
+    print(folder / "report" / "report.md")
+
+
+def page(numbers: StoreNumbers, name: str, figures: list[tuple[str, str]]) -> str:
+    """The page in markdown."""
+    return "\n".join(
+        [f"# Data: {name}", "", *_counts(numbers), *_table(numbers), *_reasons(numbers), *_images(figures)]
+    )
+
+
+def _counts(numbers: StoreNumbers) -> Iterator[str]:
+    counts, total = numbers.manifest["counts"], int(numbers.token_counts.sum())
+    unused = int((numbers.token_counts == 0).sum())
+    unknown = numbers.vocabulary.index(UNKNOWN)
+    median = int(np.median(numbers.document_lengths))
+    yield (
+        f"{counts['documents']:,} documents for training, {counts['sentences']:,} sentences, {total:,} tokens; "
+        f"{counts['heldout_documents']:,} documents held out. A document has {total / counts['documents']:,.0f} tokens "
+        f"in the mean, {median:,} in the median; a sentence {total / counts['sentences']:.1f}."
+    )
+    yield ""
+    yield (
+        f"Unigram entropy {numbers.manifest['unigram_entropy_nats']:.3f} nats: the MLM loss of a model that knows "
+        f"only how often each entry occurs. Of {len(numbers.vocabulary):,} entries {unused:,} never occur; "
+        f"{numbers.token_counts[unknown] / total:.3%} of the tokens are {UNKNOWN}."
+    )
+    yield ""
+
+
+def _table(numbers: StoreNumbers) -> Iterator[str]:
+    yield "| length | passes | sequences a pass | tokens a sequence | padded to the length, real tokens | random next |"
+    yield "|---|---|---|---|---|---|"
+    for length, passes in sorted(numbers.passes.items()):
+        instances, tokens = (sum(p[name] for p in passes) for name in ("instances", "tokens"))
+        yield (
+            f"| {length} | {len(passes)} | {instances / len(passes):,.0f} | "
+            f"{tokens / instances:.1f} | {tokens / instances / length:.1%} | "
+            f"{sum(p['random_next'] for p in passes) / instances:.1%} |"
+        )
+    yield ""
+
+
+def _reasons(numbers: StoreNumbers) -> Iterator[str]:
+    found = reasons(numbers.manifest)
+    if not found:
+        yield "Nothing was rejected or left out."
+    else:
+        yield "| not in the store | records | |"
+        yield "|---|---|---|"
+        yield from (f"| {reason} | {count:,} | {kind} |" for reason, count, kind in found[:SHOWN_REASONS])
+        if len(found) > SHOWN_REASONS:
+            yield f"| {len(found) - SHOWN_REASONS} more reasons | {sum(n for _, n, _ in found[SHOWN_REASONS:]):,} | |"
+    yield ""
+    yield from (f"- {note}" for note in numbers.manifest["notes"])
+    yield ""
+
+
+def _images(figures: list[tuple[str, str]]) -> Iterator[str]:
+    for stem, caption in figures:
+        yield f"![{stem}]({stem}.png)"
+        yield ""
+        yield caption
+        yield ""
+
+
+if __name__ == "__main__":
+    main()
