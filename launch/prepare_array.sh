@@ -18,7 +18,7 @@ fi
 parts=${1:?usage: launch/prepare_array.sh PARTS overrides...}
 shift
 read -ra options <<<"${OPTIONS:-}"
-submit() { sbatch --parsable --requeue --job-name="prepare-$1" "${options[@]}" "${@:2}"; }
+submit() { sbatch --parsable --requeue --kill-on-invalid-dep=yes --job-name="prepare-$1" "${options[@]}" "${@:2}"; }
 
 first=$(submit begin "$0" step data_prep.begin "$@")
 array=$(submit part --dependency="afterok:$first" --array="0-$((parts - 1))" "$0" task "data.parts=$parts" "$@")

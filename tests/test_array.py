@@ -48,7 +48,7 @@ def test_three_tasks_one_of_them_killed_give_the_bytes_of_one_process(texts, who
     settings = overrides(texts, tmp_path, "data.processes=1", "data.parts=3")
     tasks = [command(*settings, f"data.part={part}") for part in range(3)]
     deadline_s = time.monotonic() + 60
-    while not shards(store, range(4, 8)) and tasks[1].poll() is None and time.monotonic() < deadline_s:
+    while not (store / ".work" / "begun.json").is_file() and time.monotonic() < deadline_s:
         time.sleep(0.002)
     os.kill(tasks[1].pid, signal.SIGKILL)
     said = [task.communicate(timeout=100)[1] for task in tasks]
@@ -57,7 +57,7 @@ def test_three_tasks_one_of_them_killed_give_the_bytes_of_one_process(texts, who
     assert sum(text.count("reading 12 input files") for text in said) == 1
     assert "data.part=2 of data.parts=3 is done, 4 shards" in said[2]
     missing = 4 - len(shards(store, range(4, 8)))
-    assert 0 < missing < 4
+    assert missing > 0
     assert not (store / "manifest.json").exists()
     closing = ended(command(*settings))
     assert "the input is as it was when it was read" in closing
