@@ -16,6 +16,7 @@ from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings, Settings, command
 from data_prep.hub_files import HubError, about_path, hub_files, hub_folder, read_about
 from data_prep.pool import Progress
+from data_prep.sources import parts
 
 log = logging.getLogger(__name__)
 OUT_OF_REACH = (HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)
@@ -24,7 +25,9 @@ OUT_OF_REACH = (HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeI
 @command
 def main(s: Settings) -> None:
     """Fetches the corpus that the settings name."""
-    fetch(s.data)
+    wanted = [source for _, source, _ in parts(s.data) if source.hub and not source.paths]
+    for source in wanted or [s.data]:
+        fetch(source)
 
 
 def fetch(data: DataSettings) -> None:

@@ -113,9 +113,9 @@ def notes(
     found = [f"Damaged input, read as far as it went: {damage}." for damage in plan.damages]
     if counts["rejected"]:
         found.append(f"{counts['rejected']} of {counts['records']} records were rejected; samples are in rejects/.")
-    if data.sentences_per_document:
+    for file in sorted({f.file for f in plan.files if f.file.sentences}, key=lambda f: f.name)[:1]:
         found.append(
-            f"The source is a list of sentences: {data.sentences_per_document} consecutive ones are a document, "
+            f"The source is a list of sentences: {file.sentences} consecutive ones are a document, "
             "whatever book they are from."
         )
     if vocabulary.trained and len(vocabulary.entries) < data.vocab_size:

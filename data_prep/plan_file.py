@@ -101,7 +101,7 @@ def _read(path: Path, settings: dict[str, Any]) -> list[tuple[PlannedFile, State
 
 
 def _from_json(
-    file: dict[str, str], state: list[int] | None, pieces: list[dict], **about: Any
+    file: dict[str, Any], state: list[int] | None, pieces: list[dict], **about: Any
 ) -> tuple[PlannedFile, State]:
     source = SourceFile(**file)
     cut = [

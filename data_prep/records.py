@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bert_lamb.settings import DataSettings
-from data_prep.sentences import clean
+from data_prep.sentences import clean, signature
 from data_prep.slices import BLANK_LINE, LARGEST_DOCUMENT, MIB, Piece, Slice, read_piece, whole_files
 
 SAMPLE_LENGTH = 200  # characters of a rejected record that are kept
@@ -47,7 +47,9 @@ def records(part: Slice, texts: list[bytes | None], data: DataSettings) -> Itera
     """Every record of a slice, in order."""
     for piece, text in zip(part.pieces, texts, strict=True):
         found = _records(piece, text, data)
-        yield from _runs(piece, found, data.sentences_per_document) if data.sentences_per_document else found
+        if piece.file.sentences:
+            found = _runs(piece, found, piece.file.sentences)
+        yield from _share(found, piece.file.share) if piece.file.share < 1 else found
 
 
 def cleaned_texts(part: Slice, texts: list[bytes | None], data: DataSettings) -> Iterator[str]:
@@ -55,6 +57,15 @@ def cleaned_texts(part: Slice, texts: list[bytes | None], data: DataSettings) ->
     for item in records(part, texts, data):
         if isinstance(item, Document) and (text := clean(item.text)):
             yield text
+
+
+def _share(found: Iterator[Document | Reject], share: float) -> Iterator[Document | Reject]:
+    """Documents by a hash of their ids, so that which are taken depends on nothing else."""
+    for item in found:
+        if isinstance(item, Document) and signature(f"share {item.id}") >= share * 2**64:
+            yield LeftOut(item.id, item.line, "beyond its source's share", "")
+        else:
+            yield item
 
 
 def _records(piece: Piece, text: bytes | None, data: DataSettings) -> Iterator[Document | Reject]:
@@ -66,7 +77,7 @@ def _records(piece: Piece, text: bytes | None, data: DataSettings) -> Iterator[D
         yield from pages(piece, read_piece(piece, data) if text is None else text)
     elif whole_files(piece.file, data):
         yield _whole_file(piece, text, data)
-    elif piece.file.format == ".txt" and not data.sentences_per_document:
+    elif piece.file.format == ".txt" and not piece.file.sentences:
         yield from _paragraph_groups(piece, read_piece(piece, data) if text is None else text)
     else:
         yield from _lines(piece, read_piece(piece, data) if text is None else text, data)

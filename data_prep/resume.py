@@ -22,7 +22,7 @@ DECIDE_NOTHING = ("name", "root", "paths", "hub", "processes", "part", "parts", 
 LIBRARIES = ("sentencex", "tokenizers", "numpy", "pyarrow")  # another version may give other bytes
 LIBRARIES_OF = {"wikipedia_dump": ("mwparserfromhell",)}  # by source
 # rules that are off decide nothing: a store made before there were these is still the one asked for
-OFF = {"deduplicate": False, "min_characters": 0, "languages": [], "squad": None, "leave_out_squad": False}
+OFF = {"deduplicate": False, "min_characters": 0, "languages": [], "squad": None, "leave_out_squad": False, "mix": {}}
 
 
 class PrepareError(Exception):
@@ -34,6 +34,9 @@ class PrepareError(Exception):
 def deciding_settings(data: DataSettings, given: Vocabulary | None) -> dict[str, Any]:
     """The settings that decide the store's bytes. Vocabulary and SQuAD file count by content, not by path."""
     settings = {k: v for k, v in asdict(data).items() if k not in DECIDE_NOTHING and OFF.get(k, ...) != v}
+    if data.mix:
+        settings["mix"] = {name: {"sentences_per_document": m.sentences_per_document, "share": m.share}
+                           for name, m in data.mix.items()}  # fmt: skip
     if data.squad:
         settings["squad"] = f"sha256:{squad_sha256(data.squad)}"
     if given:

@@ -117,7 +117,7 @@ def as_slices(planned: list[PlannedFile], data: DataSettings) -> Plan:
 
 def whole_files(file: SourceFile, data: DataSettings) -> bool:
     """Every such file is one document."""
-    return file.format == ".txt" and data.txt_document == "file" and not data.sentences_per_document
+    return file.format == ".txt" and data.txt_document == "file" and not file.sentences
 
 
 def plan_file(file: SourceFile, data: DataSettings) -> PlannedFile:
@@ -132,9 +132,9 @@ def plan_file(file: SourceFile, data: DataSettings) -> PlannedFile:
 
 def _plan_text(file: SourceFile, data: DataSettings) -> PlannedFile:
     digest, damage = hashlib.sha256(), None
-    lines = file.format == ".jsonl" or data.sentences_per_document
+    lines = file.format == ".jsonl" or file.sentences
     separator = LINE_END if lines else BLANK_LINE
-    borders = Borders(separator, data.shard_mib * MIB, data.sentences_per_document or 1)
+    borders = Borders(separator, data.shard_mib * MIB, file.sentences or 1)
     whole = whole_files(file, data)
     try:
         for chunk in raw_chunks(file, data, digest):
@@ -260,7 +260,7 @@ def _plan_parquet(file: SourceFile, data: DataSettings) -> PlannedFile:
         columns = [about.column(i) for i in range(about.num_columns)]
         size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == data.text_field)
         parts = max(1, round(size / (data.shard_mib * MIB)))
-        run = data.sentences_per_document or 1  # of which none is cut
+        run = file.sentences or 1  # of which none is cut
         cuts = [about.num_rows * i // parts // run * run for i in range(parts)] + [about.num_rows]
         for start, end in pairwise(cuts):
             if end > start:

@@ -8,7 +8,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob
 from importlib.util import find_spec
 from itertools import chain
@@ -51,6 +51,8 @@ class SourceFile:
     path: str  # "" for the embedded corpus
     format: str  # of FORMATS, or ".xml"
     compression: str  # of COMPRESSIONS; "generated" for the embedded corpus
+    sentences: int = 0  # of a list of sentences: so many are a document
+    share: float = 1.0  # of its documents that are taken
 
     @property
     def seekable(self) -> bool:
@@ -68,10 +70,23 @@ def source_files(data: DataSettings) -> list[SourceFile]:
             "`make install` again, or pip install 'bert-lamb[train]'"
         )
     found: dict[str, SourceFile] = {}
-    for asked in data.paths or (fetched_paths(data) if data.hub else []):
-        for file in _files_of(asked, data.source):
-            found.setdefault(str(Path(file.path).resolve()), file)  # named twice is read once
+    for name, source, share in parts(data):
+        for asked in source.paths or (fetched_paths(source) if source.hub else []):
+            for file in _files_of(asked, data.source):
+                file = replace(file, name=name + file.name, sentences=source.sentences_per_document, share=share)
+                found.setdefault(str(Path(file.path).resolve()), file)  # named twice is read once
     return list(found.values())
+
+
+def parts(data: DataSettings) -> list[tuple[str, DataSettings, float]]:
+    """The sources of a mix as settings of their own: prefix of its files' names, settings, share of its documents."""
+    if not data.mix:
+        return [("", data, 1.0)]
+    return [
+        (f"{name}/", replace(data, mix={}, paths=m.paths, hub=m.hub, sentences_per_document=m.sentences_per_document),
+         m.share)
+        for name, m in data.mix.items()
+    ]  # fmt: skip
 
 
 def _files_of(asked: str, source: str) -> list[SourceFile]:

@@ -48,7 +48,7 @@ def corpus(folder: Path, files: int = 4, documents: int = 30) -> Path:
 def data_settings(**given) -> DataSettings:
     """Small settings; every test names what it needs otherwise."""
     values = {
-        "name": "store", "root": "unused", "source": "text", "paths": [], "hub": None, "text_field": "text",
+        "name": "store", "root": "unused", "source": "text", "paths": [], "hub": None, "mix": {}, "text_field": "text",
         "txt_document": "file", "sentences_per_document": 0, "deduplicate": False,
         "min_characters": 0, "languages": [], "squad": None, "leave_out_squad": False,
         "articles": 0, "books": 0,

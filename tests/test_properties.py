@@ -16,6 +16,7 @@ from data_prep.dump import article
 from data_prep.encoder import Encoder
 from data_prep.instances import make_instances
 from data_prep.records import Document, Reject
+from data_prep.rules import Rules
 from data_prep.sentences import DROPPED, LONGEST_SENTENCE, clean, sentences
 from data_prep.shards import make_shard, split_of
 from data_prep.slices import Piece, Slice
@@ -120,7 +121,7 @@ def test_every_document_is_kept_on_one_side_or_counted(tmp_path_factory, encoder
     lines = "".join(json.dumps({"text": text, "id": f"d{i}"}) + "\n" for i, text in enumerate(texts)).encode()
     data = data_settings(heldout_share=0.5, seed=seed)
     part = Slice(0, [Piece(SourceFile("a.jsonl.zst", "", ".jsonl", ".zst"), 0, len(lines), 1)], len(lines))
-    record = make_shard(folder, data, encoder, part, [lines])
+    record = make_shard(folder, data, encoder, Rules(data), part, [lines])
     assert record.records == len(texts)
     sides = {}
     for split in ("train", "heldout"):

@@ -184,6 +184,17 @@ def _data(s: Settings) -> Iterator[str]:
             f"data.part={s.data.part} is outside of data.parts={s.data.parts}: choose 0 to {max(1, s.data.parts) - 1}, "
             "or null for all of them"
         )
+    if s.data.mix and (s.data.source != "text" or s.data.paths or s.data.hub or s.data.sentences_per_document):
+        yield (
+            f"data.mix has sources of its own ({', '.join(s.data.mix)}): name their files by data.mix.NAME.paths=[...] "
+            "instead of data.paths, and take data.source=text"
+        )
+    for name, part in s.data.mix.items():
+        if not 0 < part.share <= 1 or part.sentences_per_document < 0:
+            yield (
+                f"data.mix.{name}: share={part.share} and sentences_per_document={part.sentences_per_document}; a "
+                "share above 0 and at most 1, and a number of sentences of at least 0 are expected"
+            )
     if s.data.leave_out_squad and not s.data.squad:
         yield "data.leave_out_squad=True: name the questions that must not be met, data.squad=/squad/dev-v1.1.json"
     if s.data.vocab is None and s.data.vocab_size < 100:

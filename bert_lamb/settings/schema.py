@@ -25,6 +25,16 @@ class ModelSettings:
 
 
 @dataclass
+class MixSettings:
+    """One of several sources of text in one store."""
+
+    paths: list[str] = MISSING  # as data.paths
+    hub: str | None = MISSING  # as data.hub
+    sentences_per_document: int = MISSING  # as in data
+    share: float = MISSING  # of its documents that are taken, chosen by their ids; above 0, at most 1
+
+
+@dataclass
 class DataSettings:
     """What `prepare` turns into a token store under `<root>/<name>`."""
 
@@ -35,6 +45,7 @@ class DataSettings:
     hub: str | None = (
         MISSING  # without paths: owner/name@revision:pattern, files of the hub that `fetch` has downloaded
     )
+    mix: dict[str, MixSettings] = MISSING  # text: several sources by name, instead of paths and hub
     text_field: str = MISSING  # jsonl, parquet: the field that holds the text
     txt_document: str = MISSING  # .txt: "file" (one document a file) or "blank_line" (empty lines part documents)
     sentences_per_document: int = MISSING  # text: for lists of sentences without borders; 0: as the files say
