@@ -221,6 +221,7 @@ def test_groups_are_checked_too() -> None:
     ):
         with pytest.raises(ValueError, match=named):
             optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], **wrong})
+    assert len(optimizer.param_groups) == 1, "a group that was refused is not there"
 
 
 def test_bias_correction_is_read_as_other_libraries_write_it() -> None:

@@ -1,12 +1,11 @@
 """Trajectories drawn at random, against the formulas in numpy (optim_reference.py), on every path of a CPU.
 
 Drawn are the switches, groups, shapes, types and layouts of tensors, their gradients, and what a user does in between:
-a state saved and loaded, a copy, a pickle, a late group, a gradient that is missing or not finite.
+a state saved and loaded, a copy, a late group, a gradient that is missing or not finite.
 """
 
 import copy
 import io
-import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -182,8 +181,6 @@ class Trajectory:
         """Goes on with another optimizer that should not differ."""
         if what == "copy":
             self.ps, self.optimizer = copy.deepcopy((self.ps, self.optimizer))
-        elif what == "pickle":
-            self.ps, self.optimizer = pickle.loads(pickle.dumps((self.ps, self.optimizer)))
         elif what == "late group":
             self.optimizer.add_param_group(self.group())
         elif what == "state":
@@ -204,7 +201,7 @@ class Trajectory:
 
 def interruptions(rng: np.random.Generator) -> Iterator[str]:
     while True:
-        yield str(rng.choice(["", "", "copy", "pickle", "late group", "state"]))
+        yield str(rng.choice(["", "copy", "late group", "state"]))
 
 
 @pytest.mark.parametrize("norm", [1, 2, float("inf")])

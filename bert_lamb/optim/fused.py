@@ -129,7 +129,7 @@ def first_pass(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     owner, start, size = place(owners, starts, sizes)
-    xs, gs, ms, vs = columns(addresses, count, owner, PARAM, GRAD, WIDE)
+    xs, gs, ms, vs = pointers(addresses, count, owner, PARAM, GRAD, WIDE)
     own, finite = numbers + owner * NUMBERS, tl.load(applied) != 0
     x_sums, u_sums, w_sums = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)
     for first in range(0, CHUNK, BLOCK):
@@ -160,7 +160,7 @@ def second_pass(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     owner, start, size = place(owners, starts, sizes)
-    xs, gs, ms, vs = columns(addresses, count, owner, PARAM, GRAD, WIDE)
+    xs, gs, ms, vs = pointers(addresses, count, owner, PARAM, GRAD, WIDE)
     own, finite = numbers + owner * NUMBERS, tl.load(applied) != 0
     for first in range(0, CHUNK, BLOCK):
         at = start + first + tl.arange(0, BLOCK)
@@ -187,7 +187,7 @@ def place(owners, starts, sizes):
 
 
 @triton.jit
-def columns(addresses, count, owner, PARAM: tl.constexpr, GRAD: tl.constexpr, WIDE: tl.constexpr):
+def pointers(addresses, count, owner, PARAM: tl.constexpr, GRAD: tl.constexpr, WIDE: tl.constexpr):
     """Where a tensor's weights, gradient and moments begin."""
     xs = tl.load(addresses + owner).to(tl.pointer_type(PARAM))
     gs = tl.load(addresses + count + owner).to(tl.pointer_type(GRAD))

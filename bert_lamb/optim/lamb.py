@@ -77,9 +77,9 @@ class Lamb(Layerwise):
             params, defaults | {"foreach": foreach, "fused": fused, "capturable": capturable}, max_grad_norm
         )
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
-        if self.param_groups[-1]["foreach"]:
+    def check(self, group: dict[str, Any]) -> None:
+        super().check(group)
+        if group["foreach"]:
             raise ValueError(
                 "foreach=True: Lamb has no path of torch._foreach calls; fused=True has two kernels for all tensors, "
                 "and with both at None the fastest that fits is taken"

@@ -47,9 +47,9 @@ class Lars(Layerwise):
                         phi_bounds=phi_bounds, ratio_bounds=ratio_bounds, maximize=maximize)  # fmt: skip
         super().__init__(params, defaults, max_grad_norm)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
-        momentum = self.param_groups[-1]["momentum"]
+    def check(self, group: dict[str, Any]) -> None:
+        super().check(group)
+        momentum = group["momentum"]
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum={momentum}: from 0 to below 1 is expected")
 

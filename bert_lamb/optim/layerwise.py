@@ -62,13 +62,17 @@ class Layerwise(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """torch's; values that make no sense raise ValueError. They may still be changed in `param_groups` later."""
+        self.check({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        lr = self.param_groups[-1]["lr"]
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Raises ValueError where a group's settings make no sense."""
+        lr = group["lr"]
         if isinstance(lr, Tensor) and lr.numel() != 1:
             raise ValueError(f"lr of shape {tuple(lr.shape)}: a number is expected, or a tensor of one")
         if not lr >= 0:  # NaN included
             raise ValueError(f"lr={lr}: must not be negative")
-        Rule.of(self.param_groups[-1])
+        Rule.of(group)
 
     def formula(
         self, group: dict[str, Any], x: Tensor, g: Tensor, g_norm: Tensor, state: dict[str, Tensor]
