@@ -15,7 +15,7 @@ from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.loader import PhaseData, Step
 from bert_lamb.data.masking import MaskRule
 from bert_lamb.data.order import Order
-from bert_lamb.data.packing import DROPOUT, SpecialIds
+from bert_lamb.data.packing import SpecialIds
 from bert_lamb.data.vocabulary import VOCABULARY, continuation_pieces, read_vocabulary
 from bert_lamb.machine import machine_record
 from bert_lamb.model import batch_flops, build_bert, pretraining_losses, takes_varlen
@@ -40,6 +40,7 @@ from bert_lamb.settings import OptimizerSettings, Settings
 
 log = logging.getLogger(__name__)
 
+DROPOUT = 3  # domain of the keys, beside order.ORDER and masking.MASKS
 SHAPES = 32  # more than a run's micro-batches have: beyond its limit the compiler would give up without a word
 PRECISIONS = {"bf16": torch.float32, "fp32": torch.float32, "fp64": torch.float64}  # of the weights
 
@@ -250,8 +251,5 @@ def make_deterministic() -> None:
 
 
 def seed_dropout(seed: int, phase: int, step: int, micro_batch: int, rank: int) -> None:
-    """For a GPU's attention kernel, which draws from torch's generator: the same again in a resumed run.
-
-    All other dropout depends on the sequence alone (model/dropout.py).
-    """
+    """Dropout is a function of its place, so that a resumed run draws what the uncut one drew."""
     torch.manual_seed(int(key(DROPOUT, seed, phase, step, micro_batch, rank)) >> 1)

@@ -25,7 +25,6 @@ class PackedBatch:
     masked_positions: Tensor  # [K] int64, indices into N
     masked_labels: Tensor  # [K] int64, the ids that stood there, or IGNORED
     next_labels: Tensor  # [M] int64, transformers' convention: 0 B follows A, 1 B is random, or IGNORED
-    dropout_keys: Tensor  # [M] int32, one for every sequence of every epoch: what decides its dropout
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on a device; the copy may still be under way (non_blocking)."""

@@ -165,12 +165,11 @@ def sentences(
 
 
 def collection(dice: Dice) -> tuple[str, list[str]]:
-    """An article about a picture collection, with a remark on each of the pictures."""
+    """An article about a picture collection, with remarks on some of the pictures."""
     members = [(kind, dice.pick(CLASSES[kind])) for kind in dice.sample(KINDS, PICTURES)]
     title, words, paragraph = pictures(dice, [member for _, member in members], dice.town())
     remarks = [
-        dice.write(dice.pick(pages.REMARKS), words | forms(kind, member))
-        for kind, member in dice.sample(members, PICTURES)
+        dice.write(dice.pick(pages.REMARKS), words | forms(kind, member)) for kind, member in dice.sample(members, 2)
     ]
     return title, [paragraph, " ".join(remarks)]
 

@@ -96,7 +96,7 @@ def test_a_failure_is_told_and_tried_again(tmp_path: Path) -> None:
     def fails() -> dict[str, Any]:
         raise RuntimeError("CUDA out of memory. Tried to allocate\nmuch")
 
-    here = {"device": "a", "commit": "c", "dirty": False, "versions": {"torch": "2", "transformers": "5"}}
+    here = {"device": "a", "commit": "c", "dirty": False, "threads": 1, "versions": {"torch": "2", "transformers": "5"}}
     results = gpu.Results(tmp_path / "gpu.json", here)
     results.measure("copy", fails)
     assert "copy: RuntimeError: CUDA out of memory. Tried to allocate" in gpu_page.page(results.figures, "x.png")

@@ -77,27 +77,6 @@ def test_packed_batches_hold_what_they_say(tmp_path: Path) -> None:
         assert batch.input_ids.dtype == batch.masked_positions.dtype == batch.next_labels.dtype == torch.int64
 
 
-def test_every_sequence_has_a_dropout_of_its_own(tmp_path: Path) -> None:
-    """A function of seed, phase, epoch and instance: other in every epoch, the same wherever the sequence stands."""
-    make_store(tmp_path / "made", passes=1)
-    keys: dict[tuple[int, int], int] = {}
-    for micro_batch in (3, 7, 30):
-        data = phase_data(tmp_path / "made", 0, 1, micro_batch)
-        for number in range(9):
-            chosen = data.order.step(number)
-            for rows in data.plan(number, chosen)[1]:
-                places = zip(chosen.epoch[rows].tolist(), chosen.instance[rows].tolist(), strict=True)
-                for place, drawn in zip(places, data.make(chosen, rows).dropout_keys.tolist(), strict=True):
-                    assert keys.setdefault(place, drawn) == drawn
-    assert len({epoch for epoch, _ in keys}) > 1
-    assert len(set(keys.values())) == len(keys)
-    data.rule.seed += 1
-    other = data.make(chosen, rows).dropout_keys
-    data.rule.seed, data.rule.phase = data.rule.seed - 1, 2
-    assert not set(other.tolist()) & set(keys.values())
-    assert not set(data.make(chosen, rows).dropout_keys.tolist()) & set(keys.values())
-
-
 def test_next_labels_follow_transformers(tmp_path: Path) -> None:
     """The store says is_next = 1, transformers' label says 0 for it."""
     make_store(tmp_path / "made", passes=1)
@@ -128,7 +107,6 @@ def test_round_up_keeps_what_is_real(tmp_path: Path) -> None:
         assert (up.next_labels[m:] == IGNORED).all()
         assert (up.cu_seqlens[m + 1 :] == n).all(), "filler sequences are empty"
         assert len(up.next_labels) == len(up.cu_seqlens) - 1 == sequences
-        assert torch.equal(up.dropout_keys[:m], batch.dropout_keys)
         assert (len(up.input_ids), len(up.masked_labels), up.max_seqlen) == (250, 60, 32)
 
 

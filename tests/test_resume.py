@@ -63,7 +63,7 @@ def test_cut_twice(place: Path) -> None:
     assert kinds == ["start", "resume", "resume", "start"]
 
 
-def test_a_kernels_dropout_is_drawn_anew_everywhere() -> None:
+def test_dropout_is_drawn_anew_everywhere() -> None:
     """Each step, micro-batch, rank and phase has a draw of its own, and always the same one."""
 
     def drawn(*place: int) -> float:

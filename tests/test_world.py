@@ -12,7 +12,7 @@ from data_prep import world, world_lines, world_pages, world_stories
 from data_prep.sources import WORD, shuffled
 from data_prep.world_words import CLASSES
 
-GOLDEN = "263590614c08a1bcf89ab2e6f1a28b8c67a0e8f7adcc6b3fd3540600cdc0a236"
+GOLDEN = "525589a864ade94c0a66d67ce12ffec96b68913a7389dfaa1f867eec14e7f7ae"
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,9 @@ import numpy as np
 import torch
 
 from bert_lamb.batch import IGNORED, PackedBatch
-from bert_lamb.data.hashing import hash_counters, key
 from bert_lamb.data.instances import InstanceTables, Rows
 from bert_lamb.data.masking import MaskRule, mask
 from bert_lamb.data.planner import Shape
-
-DROPOUT = 3  # domain of the keys, beside order.ORDER and masking.MASKS
 
 
 @dataclass
@@ -63,14 +60,7 @@ def pack(
         masked_positions=torch.from_numpy(masked_positions),
         masked_labels=torch.from_numpy(labels),
         next_labels=torch.from_numpy(1 - rows.spans.is_next),  # transformers: 0 says that B follows A
-        dropout_keys=torch.from_numpy(dropout_keys(rule, epoch, instance)),
     )
-
-
-def dropout_keys(rule: MaskRule, epoch: np.ndarray, instance: np.ndarray) -> np.ndarray:
-    """What decides the dropout of each of M sequences, [M] int32: a function of (seed, phase, epoch, instance)."""
-    of_phase = hash_counters(key(DROPOUT, rule.seed, rule.phase), epoch)
-    return (hash_counters(of_phase, instance) >> np.uint64(32)).astype(np.uint32).view(np.int32)
 
 
 def round_up(batch: PackedBatch, shape: Shape) -> PackedBatch:
@@ -88,5 +78,4 @@ def round_up(batch: PackedBatch, shape: Shape) -> PackedBatch:
         masked_positions=filled(batch.masked_positions, shape.masked, 0),
         masked_labels=filled(batch.masked_labels, shape.masked, IGNORED),
         next_labels=filled(batch.next_labels, shape.sequences, IGNORED),
-        dropout_keys=filled(batch.dropout_keys, shape.sequences, 0),
     )

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bert_lamb.model.dropout import at_site, dropped
-
 # the kernel behind torch.nn.attention.varlen_attn, which has no dropout
 flash_attention: Any = torch.ops.aten._flash_attention_forward
 
@@ -21,7 +19,6 @@ flash_attention: Any = torch.ops.aten._flash_attention_forward
 class Layout:
     """Where each of N packed tokens stands in M rows of S columns, and back."""
 
-    row: Tensor  # [N] int64, the sequence of each token
     slots: Tensor  # [N] int64, row * S + column; 0 for filler tokens
     is_token: Tensor  # [N] bool, False for filler tokens
     indices: Tensor  # [M * S] int64, into the packed tokens; 0 where a row has no token
@@ -48,19 +45,15 @@ def layout(cu_seqlens: Tensor, tokens: int, max_seqlen: int) -> Layout:
     filler = torch.arange(1, 1 + -(-tokens // max_seqlen), device=borders.device) * max_seqlen
     covering = torch.cat([cu_seqlens, (borders[-1] + filler).clamp(max=tokens).to(cu_seqlens.dtype)])
     return Layout(
-        row, slots, is_token, torch.where(is_filled, indices, 0).flatten(), is_filled.flatten(),
+        slots, is_token, torch.where(is_filled, indices, 0).flatten(), is_filled.flatten(),
         key_mask[:, None, None], covering, len(starts), max_seqlen,
     )  # fmt: skip
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, where: Layout, dropout: float, keys: Tensor) -> Tensor:
-    """Softmax attention within each sequence: [N, H, D] each -> [N, H, D].
-
-    `keys` [N] int32 decide which probabilities are dropped (dropout.py); the flash kernel draws its own.
-    """
-    if takes_varlen(query.device, query.dtype):
-        return _varlen(query, key, value, where, dropout)
-    return _padded(query, key, value, where, dropout, keys)
+def attend(query: Tensor, key: Tensor, value: Tensor, where: Layout, dropout: float) -> Tensor:
+    """Softmax attention within each sequence, dropout on its probabilities: [N, H, D] each -> [N, H, D]."""
+    kernel = _varlen if takes_varlen(query.device, query.dtype) else _padded
+    return kernel(query, key, value, where, dropout)
 
 
 def takes_varlen(device: torch.device, dtype: torch.dtype) -> bool:
@@ -78,21 +71,14 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, where: Layout, dropout: f
     return flash_attention(query, key, value, borders, borders, longest, longest, dropout, False, False)[0]
 
 
-def _padded(query: Tensor, key: Tensor, value: Tensor, where: Layout, dropout: float, keys: Tensor) -> Tensor:
+def _padded(query: Tensor, key: Tensor, value: Tensor, where: Layout, dropout: float) -> Tensor:
     def spread(x: Tensor) -> Tensor:
         moved = _Move.apply(x, where.indices, where.slots, where.is_token)
         return moved.unflatten(0, (where.rows, where.columns)).transpose(1, 2)  # [M, H, S, D]
 
-    q, k, v = spread(query), spread(key), spread(value)
-    if dropout == 0:
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=where.key_mask)
-    else:
-        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-        wide = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~where.key_mask, -torch.inf)
-        heads = torch.arange(query.shape[1], dtype=torch.int32, device=query.device)
-        of_query = keys[where.indices].unflatten(0, (where.rows, 1, where.columns))  # [M, 1, S]
-        kept = dropped(wide.softmax(-1), at_site(of_query, heads[:, None]), dropout)
-        context = kept.to(v.dtype) @ v
+    context = F.scaled_dot_product_attention(
+        spread(query), spread(key), spread(value), attn_mask=where.key_mask, dropout_p=dropout
+    )
     return _Move.apply(context.transpose(1, 2).flatten(0, 1), where.slots, where.indices, where.is_filled)
 
 
