@@ -33,7 +33,7 @@ class PhaseBudget:
     steps: int
     global_batch: int  # sequences per step
     micro_batch: int  # sequences per forward pass and device, at most
-    micro_batches: int  # per device and step
+    micro_batches: int  # per device and step; fewer where they are planned by tokens and sequences are short
     sequences: int
     tokens: int  # padded, as papers count: sequences * seq_len
     flops: float  # of these padded tokens

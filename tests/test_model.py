@@ -164,6 +164,19 @@ def test_the_flash_kernel_takes_what_it_is_given() -> None:
     assert query.grad.shape == query.shape
 
 
+def test_recomputing_layers_changes_no_bit(batches: list[PackedBatch]) -> None:
+    """Dropout is on: what is run again drops what it dropped."""
+    results = []
+    for recompute in (False, True):
+        bert = build_bert(settings(dropout=0.1, attention_dropout=0.1), 120, 0, seed=1).train()
+        torch.manual_seed(3)
+        losses = pretraining_losses(bert, batches[0], recompute)
+        (losses.mlm + losses.nsp).backward()
+        results.append([losses.mlm, *(p.grad for p in bert.parameters())])
+    for kept, again in zip(*results, strict=True):
+        assert torch.equal(kept, again)
+
+
 def test_gradients_do_not_leak_either(batches: list[PackedBatch]) -> None:
     """The loss of one sequence has no gradient in another's tokens."""
     batch = batches[0]
