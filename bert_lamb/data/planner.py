@@ -11,7 +11,7 @@ from math import ceil
 
 import numpy as np
 
-TOKEN_SHAPES = 8  # numbers of tokens that micro-batches by length are rounded up to: an eighth, two eighths ... of all
+TOKEN_SHAPES = 2  # numbers of tokens that micro-batches by length are rounded up to; each shape costs a compilation
 SEQUENCES_PER_BUDGET = 2  # times the sequences of full length: where fewer than half the places are tokens, less fits
 
 
@@ -61,10 +61,10 @@ def budget_shape(tokens: int, seq_len: int, share: float) -> Shape:
 
 
 def length_shape(tokens: int, masked: int, longest: int, sequences: int, seq_len: int, share: float) -> Shape:
-    """The least shape by length that holds so much: half or all of seq_len wide, some eighths of the tokens."""
+    """The least shape by length that holds so much: half or all of seq_len wide, half or all of the tokens."""
     wide = seq_len if longest > seq_len // 2 else seq_len // 2
-    for eighths in range(1, TOKEN_SHAPES + 1):
-        size = ceil(eighths * sequences * seq_len / TOKEN_SHAPES)
+    for part in range(1, TOKEN_SHAPES + 1):
+        size = ceil(part * sequences * seq_len / TOKEN_SHAPES)
         if tokens <= size and masked <= most_masked(size, sequences, share):
             return Shape(size, sequences, most_masked(size, sequences, share), wide)
     raise ValueError(f"{tokens} tokens, {masked} of them masked, do not fit {sequences} sequences of {seq_len}")
