@@ -18,8 +18,8 @@ STAGE = @$(PY) -m
 .PHONY: test test-data test-triton check mutants
 
 help: ## this list
-	@echo "targets:"; awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "variables:"; awk -F ' *\\?= *|## *' '/^[A-Z_]+ \?=/{printf "  %-11s %s\n", $$1, $$3}' $(MAKEFILE_LIST)
+	@echo "targets:"; awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "variables:"; awk -F ' *\\?= *|## *' '/^[A-Z_]+ \?=/{printf "  %-13s %s\n", $$1, $$3}' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed ## environment in .venv with everything pinned
 

@@ -168,8 +168,7 @@ class Assembly:
         def flops(c: Denominators) -> float:
             return batch_flops(model, vocabulary, c.tokens, c.squared, c.masked, c.sequences)
 
-        device = self.strategy.device
-        return MetricsLog(self.folder, self.settings, progress, names, self._dashboard, flops, device)
+        return MetricsLog(self.folder, self.settings, progress, names, self._dashboard, flops, self.strategy)
 
     def heldout_due(self, progress: Progress) -> bool:
         """Every so many steps, and at the phase's end."""

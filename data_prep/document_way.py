@@ -12,9 +12,9 @@ from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.store import SPLITS, Documents, documents_name, read_documents
 from bert_lamb.settings import DataSettings
 from data_prep.encoder import Encoder
-from data_prep.records import Document, records
+from data_prep.records import Document, documents_of
 from data_prep.sentences import clean, sentences
-from data_prep.slices import Piece, Slice, payloads, plan_file, read_piece
+from data_prep.slices import Piece, read_piece
 from data_prep.sources import SourceError, source_files
 
 CHARACTERS = 1000  # of a text that are shown
@@ -79,14 +79,11 @@ def raw_document(data: DataSettings, encoder: Encoder, found: Found) -> tuple[st
     files = source_files(data)
     named = [file for file in files if found.id.startswith(f"{file.name}:")]
     for file in named or files:
-        planned = plan_file(file, data)
-        slices = [Slice(i, [piece], 0) for i, piece in enumerate(planned.pieces)]
-        for part, texts in payloads(slices, data):
-            for item in records(part, texts, data):
-                if isinstance(item, Document) and item.id == found.id:
-                    ids = encoder.encode(list(sentences(clean(item.text), data.language)))
-                    if [i for sentence in ids for i in sentence] == stored:
-                        return _wikitext(part.pieces[0], texts[0], data, item), item.text
+        for part, texts, item in documents_of(file, data):
+            if item.id == found.id:
+                ids = encoder.encode(list(sentences(clean(item.text), data.language)))
+                if [i for sentence in ids for i in sentence] == stored:
+                    return _wikitext(part.pieces[0], texts[0], data, item), item.text
     return None
 
 

@@ -10,7 +10,18 @@ import pyarrow.parquet as pq
 
 from bert_lamb.settings import DataSettings
 from data_prep.sentences import clean, signature
-from data_prep.slices import BLANK_LINE, LARGEST_DOCUMENT, MIB, Piece, Slice, read_piece, whole_files
+from data_prep.slices import (
+    BLANK_LINE,
+    LARGEST_DOCUMENT,
+    MIB,
+    Piece,
+    Slice,
+    payloads,
+    plan_file,
+    read_piece,
+    whole_files,
+)
+from data_prep.sources import SourceFile
 
 SAMPLE_LENGTH = 200  # characters of a rejected record that are kept
 ROWS_AT_ONCE = 256  # of a parquet row group in memory; one may hold a million
@@ -50,6 +61,13 @@ def records(part: Slice, texts: list[bytes | None], data: DataSettings) -> Itera
         if piece.file.sentences:
             found = _runs(piece, found, piece.file.sentences)
         yield from _share(found, piece.file.share) if piece.file.share < 1 else found
+
+
+def documents_of(file: SourceFile, data: DataSettings) -> Iterator[tuple[Slice, list[bytes | None], Document]]:
+    """Every document of one file, in order, with the slice that it stands in and that slice's texts."""
+    slices = [Slice(i, [piece], 0) for i, piece in enumerate(plan_file(file, data).pieces)]
+    for part, texts in payloads(slices, data):
+        yield from ((part, texts, item) for item in records(part, texts, data) if isinstance(item, Document))
 
 
 def cleaned_texts(part: Slice, texts: list[bytes | None], data: DataSettings) -> Iterator[str]:

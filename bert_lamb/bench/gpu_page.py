@@ -1,10 +1,10 @@
 """The page and the figure of `make bench-gpu`, from its JSON file."""
 
 import re
-import statistics
 from pathlib import Path
 from typing import Any
 
+from bert_lamb.bench.pages import quartiles
 from bert_lamb.machine import measured_on
 
 Figures = dict[str, Any]
@@ -98,7 +98,7 @@ def _row(row: dict[str, Any], trainer: dict[str, Any] | None, top: float | None)
 
 
 def _spread(seconds: list[float]) -> str:
-    low, median, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
+    low, median, high = quartiles(seconds)
     return f"{1e3 * median:.3g} ({1e3 * low:.3g}-{1e3 * high:.3g})"
 
 

@@ -6,13 +6,13 @@ does not count. Reads a prepared store (the embedded corpus by default), cut at 
 
 import argparse
 import logging
-import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bert_lamb.bench.pages import quartiles
 from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.loader import PhaseData
 from bert_lamb.data.manifest import read_manifest
@@ -92,7 +92,7 @@ def page(rows: list[dict[str, Any]], manifest: dict[str, Any]) -> str:
         "BERT-Large needs |", "|---" * 6 + "|",
     ]  # fmt: skip
     for row in rows:
-        low, median, high = statistics.quantiles(row["rates"], n=4)
+        low, median, high = quartiles(row["rates"])
         lines.append(
             f"| {row['seq_len']} | {median:,.0f} ({low:,.0f}-{high:,.0f}) | {row['mean_length']:.0f} | "
             f"{100 * row['filler']:.1f}% | {row['need']['base']:,.0f} | {row['need']['large']:,.0f} |"

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForPreTraining
 
+from bert_lamb.bench.pages import quartiles
 from bert_lamb.machine import machine_record
 from bert_lamb.optim import Lamb, decay_groups
 
@@ -164,8 +165,7 @@ def rows(times: dict[str, list[float]]) -> Iterator[dict[str, Any]]:
     floor = statistics.median(times["copy"])
     reference = statistics.median(times[REFERENCE]) if REFERENCE in times else None
     for name, values in sorted(times.items(), key=lambda item: statistics.median(item[1])):
-        median = statistics.median(values)
-        low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+        low, median, high = quartiles(values)
         yield {
             "name": f"copying {FLOOR} bytes a parameter" if name == "copy" else name,
             "ms": 1e3 * median, "ms_low": 1e3 * low, "ms_high": 1e3 * high,

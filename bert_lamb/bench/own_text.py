@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bert_lamb.settings import compose_settings
-from data_prep.records import Document, records
-from data_prep.slices import Slice, payloads, plan_file
+from data_prep.records import documents_of
 from data_prep.sources import source_files
 
 
@@ -18,9 +17,7 @@ def texts(paths: list[Path], source: str = "text") -> Iterator[str]:
     named = ",".join(f'"{path.absolute()}"' for path in paths)
     data = compose_settings([f"data={source}", f"data.paths=[{named}]"]).data
     for file in source_files(data):
-        pieces = [Slice(i, [piece], 0) for i, piece in enumerate(plan_file(file, data).pieces)]
-        for part, raw in payloads(pieces, data):
-            yield from (item.text for item in records(part, raw, data) if isinstance(item, Document))
+        yield from (document.text for _, _, document in documents_of(file, data))
 
 
 def take(source: Iterator[str], size: float) -> list[str]:

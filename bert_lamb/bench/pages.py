@@ -1,6 +1,7 @@
 """A page of results that several commands write: each owns the section under its heading."""
 
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -17,6 +18,12 @@ def put_section(page: Path, title: str, heading: str, text: str) -> None:
     section = f"{before.rstrip()}\n\n## {heading}\n\n{text.strip()}\n"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(f"{section}\n{after}" if after else section)
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile; one value is all three."""
+    low, median, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return low, median, high
 
 
 def how_measured(target: str) -> str:

@@ -21,7 +21,7 @@ from transformers import BertForPreTraining
 
 from bert_lamb.assembly import Assembly
 from bert_lamb.bench.peers import padded, plain_bert
-from bert_lamb.bench.step import VOCABULARY, settings_of, whole_batch
+from bert_lamb.bench.step import VOCABULARY, add_settings, settings_of, whole_batch
 from bert_lamb.data.loader import PhaseData
 from bert_lamb.machine import machine_record, measured_on
 from bert_lamb.model import bert_config, pretraining_losses
@@ -79,10 +79,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="file of conf/model")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=32, help="sequences a step")
-    parser.add_argument("--seq-len", type=int, default=128, help="tokens of a sequence, among data.seq_lens")
     parser.add_argument("--out", type=Path, default=Path("docs/results/parity.md"))
-    parser.add_argument("overrides", nargs="*", help="settings, e.g. data=text data.name=mine")
+    add_settings(parser)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with tempfile.TemporaryDirectory() as folder:

@@ -26,17 +26,15 @@ def drawn_lengths(rng: np.random.Generator, seq_len: int, count: int) -> np.ndar
 
 def packed(seq_len: int, budget: int, count: int, by_budget: bool, dry: bool) -> Iterator[PackedBatch]:
     """Micro-batches as the loader makes them: filled by tokens, or of so many sequences."""
-    rng = np.random.default_rng(0)
-    shape = budget_shape(budget, seq_len, SHARE)
     if by_budget:
+        rng, shape = np.random.default_rng(0), budget_shape(budget, seq_len, SHARE)
         lengths = drawn_lengths(rng, seq_len, 8 * count * budget // seq_len)
         chunks = by_tokens(lengths, 1, shape.tokens, shape.sequences)[0][:count]
         for chunk in chunks:
             yield round_up(random_batch(rng, lengths[chunk], seq_len), shape)
         return
     sequences = budget // seq_len
-    for _ in range(count):
-        batch = random_batch(rng, drawn_lengths(rng, seq_len, sequences), seq_len)
+    for batch in of_sequences(seq_len, sequences, count):
         tokens, masked = len(batch.input_ids), len(batch.masked_positions)
         yield batch if dry else round_up(
             batch, length_shape(tokens, masked, batch.max_seqlen, sequences, seq_len, SHARE)

@@ -21,6 +21,7 @@ import torch
 
 from bert_lamb.assembly import Assembly, seed_dropout
 from bert_lamb.batch import PackedBatch
+from bert_lamb.bench.pages import quartiles
 from bert_lamb.bench.peers import HandLoop, TrainerLoop, padded, synchronize
 from bert_lamb.data.loader import PhaseData
 from bert_lamb.machine import machine_record, measured_on
@@ -85,10 +86,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["tiny", "mini"], help="files of conf/model")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every contender")
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn; the first is not counted")
-    parser.add_argument("--batch", type=int, default=32, help="sequences a step")
-    parser.add_argument("--seq-len", type=int, default=128, help="tokens of a sequence, among data.seq_lens")
     parser.add_argument("--out", type=Path, default=Path("docs/results/speed.md"))
-    parser.add_argument("overrides", nargs="*", help="settings, e.g. model.dropout=0 model.attention_dropout=0")
+    add_settings(parser)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     results = []
@@ -160,6 +159,13 @@ def line_up(s: Settings, run: Assembly, data: PhaseData, device: torch.device, f
     ]  # fmt: skip
 
 
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `settings_of` reads."""
+    parser.add_argument("--batch", type=int, default=32, help="sequences a step")
+    parser.add_argument("--seq-len", type=int, default=128, help="tokens of a sequence, among data.seq_lens")
+    parser.add_argument("overrides", nargs="*", help="settings, e.g. model.dropout=0 model.attention_dropout=0")
+
+
 def settings_of(model: str, arguments: argparse.Namespace, folder: str) -> Settings:
     """Phase 1 at the wanted length, with BERT's dropout; the embedded corpus unless told otherwise."""
     own = [
@@ -216,7 +222,7 @@ def table(result: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for c in result["contenders"]:
-        low, median, high = statistics.quantiles(c["seconds"], n=4) if len(c["seconds"]) > 1 else c["seconds"] * 3
+        low, median, high = quartiles(c["seconds"])
         lines.append(
             f"| {c['name']} | {1000 * median:.0f} ({1000 * low:.0f}-{1000 * high:.0f}) | "
             f"{result['real_tokens_a_step'] / median:,.0f} | {base / median:.2f} | "

@@ -79,7 +79,7 @@ class StepTotals:
 
     def __init__(self) -> None:
         self._sums: Tensor | None = None
-        self._computed, self.ranks = 0, 1
+        self._computed = 0
         self.stop = False  # whether any rank was asked to stop
 
     def add(self, losses: LossSums, batch: PackedBatch) -> None:
@@ -93,7 +93,6 @@ class StepTotals:
         assert self._sums is not None
         mine = torch.cat([self._sums, self._sums.new_tensor([self._computed, bool(stop)])])
         self.mlm, self.nsp, self.mlm_correct, self.nsp_correct, computed, stops = strategy.reduce_sums(mine).tolist()
-        self.ranks = strategy.ranks
         self.computed_tokens = int(computed)  # filler included
         self.stop = stops > 0
 
@@ -107,13 +106,13 @@ class MetricsLog:
 
     def __init__(
         self, folder: RunFolder, s: Settings, progress: Progress, names: Sequence[str], dashboard: Dashboard | None,
-        flops: Callable[[Denominators], float], device: torch.device,
+        flops: Callable[[Denominators], float], strategy: Single,
     ) -> None:  # fmt: skip
         self._run, self._phase = s.run, progress.phase
         self._steps = s.phase(progress.phase).steps
         self._timed_from: tuple[int, float] | None = None  # step and clock of the first line: compiling is behind it
         self._names, self._dashboard = names, dashboard
-        self._flops, self._device, self._peak_tflops = flops, device, s.hardware.peak_tflops
+        self._flops, self._strategy, self._peak_tflops = flops, strategy, s.hardware.peak_tflops
         self._last_line_s = -CONSOLE_EVERY_S
         self._folder, self._pending = folder, dict.fromkeys(PENDING, 0.0)
         if dashboard is not None:
@@ -152,11 +151,11 @@ class MetricsLog:
             "tokens": int(pending["tokens"]),
             "padding": 1 - pending["tokens"] / pending["computed"],
             "seconds": round(pending["seconds"], 4),
-            "tflops": pending["flops"] / pending["seconds"] / totals.ranks / 1e12,  # a device, of real tokens
+            "tflops": pending["flops"] / pending["seconds"] / self._strategy.ranks / 1e12,  # a device, of real tokens
         }
         if self._peak_tflops is not None:
             line["mfu"] = line["tflops"] / self._peak_tflops
-        line["peak_memory_gib"] = round(peak_memory(self._device) / 2**30, 3)
+        line["peak_memory_gib"] = round(peak_memory(self._strategy.device) / 2**30, 3)
         self._pending = dict.fromkeys(PENDING, 0.0)
         if self._due(progress.step, self._run.trust_ratios_every):
             ratios = torch.stack(list(optimizer.trust_ratios.values())).tolist()
