@@ -29,6 +29,8 @@ WORD = re.compile(r"\w+")
 Page = tuple[str, str, str]  # key, title, text
 READ_SIZE = 1 << 20  # bytes of the file on disk at a time
 UNPACKED_SIZE = 1 << 24  # bytes that bz2 may unpack at a time: few packed bytes can hold gigabytes
+BZ2_HEAD = 10  # bytes that begin a stream: "BZh", the block size, the mark of its first block
+BZ2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 Starts = list[tuple[int, int]]  # of the independent streams of a file: place on disk, place in its raw text
 
@@ -163,10 +165,12 @@ def raw_chunks(
         return
     with Path(file.path).open("rb") as stream:
         stream.seek(start)
-        packed = iter(lambda: stream.read(READ_SIZE), b"")
+        rest = stream.read(READ_SIZE - start % READ_SIZE)  # so that a stream is cut alike wherever reading began
+        packed = chain([rest], iter(lambda: stream.read(READ_SIZE), b""))
         if digest:
             packed = _watched(packed, digest)
-        chunks = packed if file.compression == "" else _unpacked(packed, file.compression, starts)
+        go_on = file.format == ".xml" and file.compression == ".bz2"
+        chunks = packed if file.compression == "" else _unpacked(packed, file.compression, starts, go_on)
         yield from _utf8(chunks, starts) if file.format == ".xml" and start == 0 else chunks
 
 
@@ -196,32 +200,63 @@ def _utf8(chunks: Iterator[bytes], starts: Starts | None) -> Iterator[bytes]:
             starts.clear()
 
 
-def _unpacked(packed: Iterator[bytes], compression: str, starts: Starts | None = None) -> Iterator[bytes]:
-    """Decompressed frames, one after the other; the packed input is read to its end in any case."""
+def _unpacked(
+    packed: Iterator[bytes], compression: str, starts: Starts | None = None, go_on: bool = False
+) -> Iterator[bytes]:
+    """Decompressed frames, one after the other; the packed input is read to its end in any case.
+
+    With `go_on` a broken bz2 stream costs only itself: a dump's page that is cut there is seen by its missing end.
+    """
     state = None
-    read = given = 0
+    read = given = begin = 0
+    damages: list[str] = []
     for chunk in packed:
         read += len(chunk)
         while chunk:
             if state is None:
                 if not chunk.strip(b"\0"):  # padding after the last gzip member
                     break
-                state = _decompressor(compression)
+                state, begin = _decompressor(compression), read - len(chunk)
                 if starts is not None:
-                    starts.append((read - len(chunk), given))
+                    starts.append((begin, given))
             try:
                 for out in _pieces(state, chunk):
                     given += len(out)
                     yield out
             except (zstandard.ZstdError, zlib.error, gzip.BadGzipFile, OSError) as error:  # OSError: bz2's
-                for _ in packed:
-                    pass
-                raise DamagedStream(f"broken {compression} data: {error}") from error
+                damages.append(f"broken {compression} data in the stream at byte {begin}: {error}")
+                state = None
+                chunk, passed = _next_stream(chunk, packed) if go_on else (b"", sum(map(len, packed)))
+                read += passed
+                damages[-1] += "; reading went on with the next stream" if chunk else ""
+                continue
             chunk = state.unused_data if state.eof else b""
             if state.eof:
                 state = None
     if state is not None:
-        raise DamagedStream(f"the {compression} data ends too early: the file is truncated")
+        damages.append(f"the {compression} data ends too early: the file is truncated")
+    if damages:
+        raise DamagedStream(_in_short(damages))
+
+
+def _next_stream(chunk: bytes, packed: Iterator[bytes]) -> tuple[bytes, int]:
+    """What is packed from the next bz2 stream on, and how many bytes were read beyond `chunk`; none where none comes.
+
+    The broken stream may begin in `chunk`, so its first byte is passed over.
+    """
+    rest, passed = chunk[1:], 0
+    while (found := BZ2_STREAM.search(rest)) is None:
+        following = next(packed, b"")
+        if not following:
+            return b"", passed
+        passed += len(following)
+        rest = rest[1 - BZ2_HEAD :] + following
+    return rest[found.start() :], passed
+
+
+def _in_short(damages: list[str], shown: int = 3) -> str:
+    more = len(damages) - shown
+    return ". ".join(damages[:shown]) + (f". And {more} more" if more > 0 else "")
 
 
 def _decompressor(compression: str) -> Any:
