@@ -19,6 +19,7 @@ from data_prep.slices import Plan
 from data_prep.squad_overlap import read_paragraphs
 from data_prep.tokenizer import Vocabulary
 
+NAMED_FILES = 3
 NAMED_SHARDS = 20  # shards that a note lists by number
 
 
@@ -113,10 +114,13 @@ def notes(
     found = [f"Damaged input, read as far as it went: {damage}." for damage in plan.damages]
     if counts["rejected"]:
         found.append(f"{counts['rejected']} of {counts['records']} records were rejected; samples are in rejects/.")
-    for file in sorted({f.file for f in plan.files if f.file.sentences}, key=lambda f: f.name)[:1]:
+    lists: dict[int, list[str]] = {}
+    for file in sorted({f.file for f in plan.files if f.file.sentences}, key=lambda f: (f.sentences, f.name)):
+        lists.setdefault(file.sentences, []).append(file.name)
+    for sentences, names in lists.items():
+        listed = ", ".join(names[:NAMED_FILES]) + (", ..." if len(names) > NAMED_FILES else "")
         found.append(
-            f"The source is a list of sentences: {file.sentences} consecutive ones are a document, "
-            "whatever book they are from."
+            f"Lists of sentences: {listed}. {sentences} consecutive ones are a document, whatever book they are from."
         )
     if vocabulary.trained and len(vocabulary.entries) < data.vocab_size:
         found.append(f"The text gave {len(vocabulary.entries)} vocabulary entries; {data.vocab_size} were asked for.")

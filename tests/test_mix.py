@@ -40,6 +40,20 @@ def test_each_source_has_its_own_documents_and_share(tmp_path):
     assert set(ids) < more
 
 
+def test_the_notes_name_every_list_of_sentences(tmp_path):
+    for folder in ("b", "c"):
+        (tmp_path / folder).mkdir()
+        lines = [line for text in write_text(2, 60) for line in text.split("\n")][:200]
+        (tmp_path / folder / "x.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    mix = {name: MixSettings([str(tmp_path / name)], None, n, 1.0) for name, n in (("b", 10), ("c", 20))}
+    prepare(data_settings(mix=mix, passes=1), tmp_path / "store")
+    notes = [n for n in read_manifest(tmp_path / "store")["notes"] if n.startswith("Lists of sentences")]
+    assert [n.split(" consecutive")[0] for n in notes] == [
+        "Lists of sentences: b/x.jsonl. 10",
+        "Lists of sentences: c/x.jsonl. 20",
+    ]
+
+
 def test_the_settings_compose_and_are_checked():
     s = composed("data=wikibooks", "data.mix.bookcorpus.share=0.5", "data.mix.wikipedia.paths=[/w]")
     assert s.data.mix["bookcorpus"].share == 0.5
