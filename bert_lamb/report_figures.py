@@ -57,7 +57,7 @@ def draw_figures(run: RunRecord, folder: Path) -> list[tuple[str, str]]:
             trust_figure,
             "LAMB's trust ratio of every adapted tensor, by kind; first layers on top.",
         ),
-        ("throughput", throughput_figure, "Speed, and the share of computed tokens that was padding."),
+        ("throughput", throughput_figure, "Speed, and the share of computed tokens that was padding, where any was."),
     ]
     with matplotlib.rc_context(STYLE):
         for stem, maker, caption in makers:
@@ -165,10 +165,12 @@ def trust_figure(run: RunRecord) -> Figure | None:
 
 
 def throughput_figure(run: RunRecord) -> Figure | None:
-    """Sequences and real tokens a second, and padding."""
+    """Sequences and real tokens a second, and padding where there was any."""
     if not any(phase.total("seconds") for phase in run.phases.values()):
         return None
-    figure, panels = _panels(run, 3, height=7.5)
+    padded = any(line["padding"] for phase in run.phases.values() for line in phase.lines if line.get("seconds"))
+    labels = ["sequences / s", "1000 real\ntokens / s", *["padding (%)"][:padded]]
+    figure, panels = _panels(run, len(labels), height=2.5 * len(labels))
     for number, phase in run.phases.items():
         lines = [line for line in phase.lines if line.get("seconds")]
         steps = [line["step"] + _offset(run, number) for line in lines]
@@ -177,13 +179,12 @@ def throughput_figure(run: RunRecord) -> Figure | None:
             [line["tokens"] / line["seconds"] / 1000 for line in lines],
             [100 * line["padding"] for line in lines],
         )
-        for axes, values in zip(panels, speeds, strict=True):
+        for axes, values in zip(panels, speeds[: len(labels)], strict=True):
             axes.plot(steps, values, color=BLUE, alpha=0.25, linewidth=0.8)
             axes.plot(steps, _moving_mean(run, values), color=BLUE, linewidth=2)
-    for axes, label in zip(panels, ("sequences / s", "1000 real\ntokens / s", "padding (%)"), strict=True):
+    for axes, label in zip(panels, labels, strict=True):
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
-    panels[2].set_ylim(top=max(5, panels[2].get_ylim()[1]))  # no padding at all is a line at 0, not a range of its own
     return figure
 
 

@@ -12,6 +12,7 @@ from tools import composed
 
 from bert_lamb.report import main, write_report
 from bert_lamb.report_figures import trust_figure
+from bert_lamb.report_figures import throughput_figure
 from bert_lamb.report_run import ReportError, read_run
 from bert_lamb.settings import recipe, settings_yaml
 from bert_lamb.summary import summary
@@ -205,6 +206,15 @@ def test_figures_go_with_their_stage(tmp_path):
     text = (path / "report/report.md").read_text()
     assert "(loss.png)" in text
     assert "(squad.png)" not in text
+
+
+def test_padding_is_drawn_where_there_was_any(tmp_path):
+    run = read_run(make_run(tmp_path / "run"))
+    assert len(throughput_figure(run).axes) == 3
+    for phase in run.phases.values():
+        for line in phase.lines:
+            line["padding"] = 0.0
+    assert [axes.get_ylabel() for axes in throughput_figure(run).axes] == ["sequences / s", "1000 real\ntokens / s"]
 
 
 def test_disappointments_are_said(tmp_path, no_figures):
