@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bert_lamb.settings import DataSettings
-from data_prep.sources import DamagedStream, RawStream, SourceError, SourceFile, Starts, raw_chunks
+from data_prep.sources import RawStream, SourceError, SourceFile, raw_chunks
+from data_prep.unpacking import MIB, DamagedStream, Starts
 
-MIB = 1 << 20
 LARGEST_DOCUMENT = 32 * MIB  # bytes; more is a file without borders, not a document
 LARGEST_GAP = 1024 * MIB  # bytes without a border between documents, after which the file is not what it seems
 LINE_END, BLANK_LINE = re.compile(rb"\n"), re.compile(rb"\n[ \t\r]*\n")
@@ -87,8 +87,10 @@ def plan_input(data: DataSettings, files: list[SourceFile], threads: int) -> Pla
 
 
 def plan_files(data: DataSettings, files: list[SourceFile], threads: int) -> list[PlannedFile]:
+    """Files at once, and of few large ones their streams, on so many threads."""
+    each = max(1, threads // max(1, len(files)))
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        return list(pool.map(lambda file: plan_file(file, data), files))
+        return list(pool.map(lambda file: plan_file(file, data, each), files))
 
 
 def as_slices(planned: list[PlannedFile], data: DataSettings) -> Plan:
@@ -120,12 +122,12 @@ def whole_files(file: SourceFile, data: DataSettings) -> bool:
     return file.format == ".txt" and data.txt_document == "file" and not file.sentences
 
 
-def plan_file(file: SourceFile, data: DataSettings) -> PlannedFile:
+def plan_file(file: SourceFile, data: DataSettings, threads: int = 1) -> PlannedFile:
     """Cuts one file; SourceError where it cannot be read at all."""
     try:
         if file.format == ".parquet":
             return _plan_parquet(file, data)
-        return _plan_dump(file, data) if file.format == ".xml" else _plan_text(file, data)
+        return _plan_dump(file, data, threads) if file.format == ".xml" else _plan_text(file, data)
     except OSError as error:
         raise SourceError(f"data.paths: {file.path} cannot be read: {error.strerror or error}") from error
 
@@ -158,14 +160,14 @@ def _plan_text(file: SourceFile, data: DataSettings) -> PlannedFile:
     return PlannedFile(file, size, digest.hexdigest(), pieces, [p.end - p.start for p in pieces], damage)
 
 
-def _plan_dump(file: SourceFile, data: DataSettings) -> PlannedFile:
+def _plan_dump(file: SourceFile, data: DataSettings, threads: int) -> PlannedFile:
     """Pieces end where a page does. Those near the start of an independent stream are read by their worker."""
     digest, damage = hashlib.sha256(), None
     borders = Borders(PAGE_END, data.shard_mib * MIB)
     head = b""
     starts: Starts = [(0, 0)] if file.compression == "" else []
     try:
-        for chunk in raw_chunks(file, data, digest, starts=starts):
+        for chunk in raw_chunks(file, data, digest, starts=starts, threads=threads):
             if FIRST_PAGE not in head and len(head) < LONGEST_HEAD:
                 head += chunk
             if not borders.feed(chunk):

@@ -1,12 +1,9 @@
 """The input: which files it has, what they hold, and their raw bytes as one stream each."""
 
-import bz2
 import codecs
-import gzip
 import hashlib
 import json
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from glob import glob
@@ -14,13 +11,11 @@ from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from random import Random
-from typing import Any
-
-import zstandard
 
 from bert_lamb.settings import DataSettings
 from data_prep import world
 from data_prep.hub_files import fetched_paths
+from data_prep.unpacking import DamagedStream, Starts, unpacked
 
 FORMATS = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = ("", ".zst", ".gz", ".bz2")
@@ -28,21 +23,13 @@ DUMP = re.compile(r"(\.xml)(?:-p\d+p\d+)?(|\.bz2|\.gz|\.zst)\Z")  # Wikimedia cu
 WORD = re.compile(r"\w+")
 Page = tuple[str, str, str]  # key, title, text
 READ_SIZE = 1 << 20  # bytes of the file on disk at a time
-UNPACKED_SIZE = 1 << 24  # bytes that bz2 may unpack at a time: few packed bytes can hold gigabytes
-BZ2_HEAD = 10  # bytes that begin a stream: "BZh", the block size, the mark of its first block
-BZ2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
-Starts = list[tuple[int, int]]  # of the independent streams of a file: place on disk, place in its raw text
 
 
 class SourceError(Exception):
     """Input that cannot be used; the message names the setting and the way out."""
 
     for_people = True
-
-
-class DamagedStream(Exception):
-    """A compressed file that ends too early or is broken; what came before it is good."""
 
 
 @dataclass(frozen=True)
@@ -150,12 +137,12 @@ def shuffled(documents: Iterable[Page], seed: int) -> Iterator[Page]:
 
 def raw_chunks(
     file: SourceFile, data: DataSettings, digest: "hashlib._Hash | None" = None, start: int = 0,
-    starts: Starts | None = None,
+    starts: Starts | None = None, threads: int = 1,
 ) -> Iterator[bytes]:  # fmt: skip
     """A file's bytes, decompressed; `digest` sees those on disk. DamagedStream after the last good ones.
 
     `start` is the place on disk to begin at, that of a stream. `starts` collects them where parts of the file can
-    be read alone; a dump in UTF-16 becomes UTF-8 and has none.
+    be read alone; a dump in UTF-16 becomes UTF-8 and has none. More `threads` unpack the streams of a .bz2 at once.
     """
     if file.compression == "generated":
         for line in sample_lines(data):
@@ -170,7 +157,7 @@ def raw_chunks(
         if digest:
             packed = _watched(packed, digest)
         go_on = file.format == ".xml" and file.compression == ".bz2"
-        chunks = packed if file.compression == "" else _unpacked(packed, file.compression, starts, go_on)
+        chunks = packed if file.compression == "" else unpacked(packed, file.compression, starts, go_on, threads)
         yield from _utf8(chunks, starts) if file.format == ".xml" and start == 0 else chunks
 
 
@@ -198,84 +185,6 @@ def _utf8(chunks: Iterator[bytes], starts: Starts | None) -> Iterator[bytes]:
     finally:
         if starts is not None:
             starts.clear()
-
-
-def _unpacked(
-    packed: Iterator[bytes], compression: str, starts: Starts | None = None, go_on: bool = False
-) -> Iterator[bytes]:
-    """Decompressed frames, one after the other; the packed input is read to its end in any case.
-
-    With `go_on` a broken bz2 stream costs only itself: a dump's page that is cut there is seen by its missing end.
-    """
-    state = None
-    read = given = begin = 0
-    damages: list[str] = []
-    for chunk in packed:
-        read += len(chunk)
-        while chunk:
-            if state is None:
-                if not chunk.strip(b"\0"):  # padding after the last gzip member
-                    break
-                state, begin = _decompressor(compression), read - len(chunk)
-                if starts is not None:
-                    starts.append((begin, given))
-            try:
-                for out in _pieces(state, chunk):
-                    given += len(out)
-                    yield out
-            except (zstandard.ZstdError, zlib.error, gzip.BadGzipFile, OSError) as error:  # OSError: bz2's
-                damages.append(f"broken {compression} data in the stream at byte {begin}: {error}")
-                state = None
-                chunk, passed = _next_stream(chunk, packed) if go_on else (b"", sum(map(len, packed)))
-                read += passed
-                damages[-1] += "; reading went on with the next stream" if chunk else ""
-                continue
-            chunk = state.unused_data if state.eof else b""
-            if state.eof:
-                state = None
-    if state is not None:
-        damages.append(f"the {compression} data ends too early: the file is truncated")
-    if damages:
-        raise DamagedStream(_in_short(damages))
-
-
-def _next_stream(chunk: bytes, packed: Iterator[bytes]) -> tuple[bytes, int]:
-    """What is packed from the next bz2 stream on, and how many bytes were read beyond `chunk`; none where none comes.
-
-    The broken stream may begin in `chunk`, so its first byte is passed over.
-    """
-    rest, passed = chunk[1:], 0
-    while (found := BZ2_STREAM.search(rest)) is None:
-        following = next(packed, b"")
-        if not following:
-            return b"", passed
-        passed += len(following)
-        rest = rest[1 - BZ2_HEAD :] + following
-    return rest[found.start() :], passed
-
-
-def _in_short(damages: list[str], shown: int = 3) -> str:
-    more = len(damages) - shown
-    return ". ".join(damages[:shown]) + (f". And {more} more" if more > 0 else "")
-
-
-def _decompressor(compression: str) -> Any:
-    if compression == ".bz2":
-        return bz2.BZ2Decompressor()
-    return zstandard.ZstdDecompressor().decompressobj() if compression == ".zst" else zlib.decompressobj(wbits=31)
-
-
-def _pieces(state: Any, chunk: bytes) -> Iterator[bytes]:
-    """What a chunk unpacks to; bz2's in pieces of bounded size."""
-    if not isinstance(state, bz2.BZ2Decompressor):
-        out = state.decompress(chunk)
-    else:
-        out = state.decompress(chunk, UNPACKED_SIZE)
-        while not state.eof and not state.needs_input:
-            yield out
-            out = state.decompress(b"", UNPACKED_SIZE)
-    if out:
-        yield out
 
 
 class RawStream:

@@ -25,6 +25,7 @@ from data_prep.resume import PrepareError
 from data_prep.sentences import clean
 from data_prep.slices import payloads, plan_input
 from data_prep.sources import SourceError, source_files
+from data_prep.unpacking import BZ2_STREAM
 
 BULGARIAN = Path(__file__).parent / "fixtures/wikipedia/bgwiki-latest-pages-articles-shortened.xml.bz2"
 HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="xx">
@@ -205,7 +206,7 @@ def test_a_broken_stream_of_a_dump_costs_its_own_pages_only(tmp_path, monkeypatc
     monkeypatch.setattr(sources, "READ_SIZE", read_size)
     monkeypatch.setattr(slices_module, "MIB", mib)
     packed, each = multistream(many(3, 40, padding), level=1), 4
-    begins = [m.start() for m in sources.BZ2_STREAM.finditer(packed)]
+    begins = [m.start() for m in BZ2_STREAM.finditer(packed)]
     assert len(begins) == 12
     texts = [clean(t) for t in write_text(3, 40)]
     for place in range(begins[1] + 11, begins[-1], 97):

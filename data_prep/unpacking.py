@@ -1,0 +1,182 @@
+"""Compressed files, unpacked: one frame after the other, what is broken named, many bz2 streams at a time."""
+
+import bz2
+import gzip
+import re
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import zstandard
+
+MIB = 1 << 20
+UNPACKED_SIZE = 16 * MIB  # bytes that bz2 may unpack at a time: few packed bytes can hold gigabytes
+BZ2_HEAD = 10  # bytes that begin a stream: "BZh", the block size, the mark of its first block
+BZ2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
+LARGEST_AHEAD = 8 * MIB  # packed bytes of a stream that is unpacked ahead; Wikimedia's hold 100 pages, some 0.1 to 1 MB
+LARGEST_RAW = 64 * MIB  # and what it may hold
+MOST_CHUNKS = 64  # read ahead
+Starts = list[tuple[int, int]]  # of the independent streams of a file: place on disk, place in its raw text
+
+
+class DamagedStream(Exception):
+    """A compressed file that ends too early or is broken; what came before it is good."""
+
+
+def unpacked(
+    packed: Iterator[bytes], compression: str, starts: Starts | None = None, go_on: bool = False, threads: int = 1
+) -> Iterator[bytes]:
+    """Decompressed frames, one after the other; the packed input is read to its end in any case.
+
+    With `go_on` a broken bz2 stream costs only itself: a dump's page that is cut there is seen by its missing end.
+    With more `threads` whole bz2 streams are unpacked ahead; the bytes and `starts` are the same.
+    """
+    if compression != ".bz2" or threads == 1:
+        yield from _frames(packed, compression, starts, go_on)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        ahead = StreamsAhead(packed, pool, min(2 * threads, MOST_CHUNKS))
+        yield from _frames(ahead, compression, starts, go_on, ahead)
+
+
+def _frames(
+    packed: Iterator[bytes], compression: str, starts: Starts | None, go_on: bool, ahead: "StreamsAhead | None" = None
+) -> Iterator[bytes]:
+    state = None
+    read = given = begin = skipped = 0
+    damages: list[str] = []
+    for chunk in packed:
+        read += len(chunk)
+        while chunk:
+            if skipped:  # of a stream that was unpacked ahead
+                chunk, skipped = chunk[skipped:], max(0, skipped - len(chunk))
+                continue
+            if state is None:
+                if not chunk.strip(b"\0"):  # padding after the last gzip member
+                    break
+                begin = read - len(chunk)
+                if starts is not None:
+                    starts.append((begin, given))
+                whole = ahead.stream(begin) if ahead else None
+                if whole:
+                    out, skipped = whole
+                    given += len(out)
+                    yield out
+                    continue
+                state = _decompressor(compression)
+            try:
+                for out in _pieces(state, chunk):
+                    given += len(out)
+                    yield out
+            except (zstandard.ZstdError, zlib.error, gzip.BadGzipFile, OSError) as error:  # OSError: bz2's
+                damages.append(f"broken {compression} data in the stream at byte {begin}: {error}")
+                state = None
+                chunk, passed = _next_stream(chunk, packed) if go_on else (b"", sum(map(len, packed)))
+                read += passed
+                damages[-1] += "; reading went on with the next stream" if chunk else ""
+                continue
+            chunk = state.unused_data if state.eof else b""
+            if state.eof:
+                state = None
+    if state is not None:
+        damages.append(f"the {compression} data ends too early: the file is truncated")
+    if damages:
+        raise DamagedStream(_in_short(damages))
+
+
+class StreamsAhead:
+    """Packed chunks in their order, read some ahead; whole bz2 streams in them are being unpacked meanwhile."""
+
+    def __init__(self, packed: Iterator[bytes], pool: ThreadPoolExecutor, chunks: int) -> None:
+        self._packed, self._pool, self._most = packed, pool, chunks
+        self._chunks: deque[bytes] = deque()
+        self._ended = False
+        self._streams: dict[int, tuple[Future[bytes | None], int]] = {}  # by the place of their first byte
+        self._open, self._place, self._searched = bytearray(), 0, 0  # bytes since the last mark, their place, searched
+
+    def __iter__(self) -> "StreamsAhead":
+        return self
+
+    def __next__(self) -> bytes:
+        while not self._ended and len(self._chunks) < self._most:
+            chunk = next(self._packed, b"")
+            self._ended = not chunk
+            self._find(chunk)
+            self._chunks += [chunk] if chunk else []
+        if not self._chunks:
+            raise StopIteration
+        return self._chunks.popleft()
+
+    def stream(self, begin: int) -> tuple[bytes, int] | None:
+        """Raw text and packed length of the stream that begins there; None: it is to be read in the plain way."""
+        for place in [p for p in self._streams if p < begin]:
+            del self._streams[place]
+        future, length = self._streams.pop(begin, (None, 0))
+        raw = future.result() if future else None
+        return None if raw is None else (raw, length)
+
+    def _find(self, chunk: bytes) -> None:
+        """Hands out what stands between two marks; where one is no stream's begin, neither part is a whole stream."""
+        self._open += chunk
+        begin, end = 0, [len(self._open)] if self._ended else []
+        for mark in [m.start() for m in BZ2_STREAM.finditer(self._open, self._searched)] + end:
+            if mark > begin:
+                part = bytes(self._open[begin:mark])
+                self._streams[self._place + begin] = self._pool.submit(_whole_stream, part), len(part)
+            begin = mark
+        if len(self._open) - begin > LARGEST_AHEAD:
+            begin = len(self._open) - BZ2_HEAD
+        del self._open[:begin]
+        self._place += begin
+        self._searched = max(1, len(self._open) - BZ2_HEAD + 1)
+
+
+def _whole_stream(packed: bytes) -> bytes | None:
+    """The raw text of exactly one good bz2 stream of bounded size; None for anything else."""
+    state = bz2.BZ2Decompressor()
+    try:
+        raw = state.decompress(packed, LARGEST_RAW)
+    except OSError:
+        return None
+    return raw if state.eof and not state.unused_data else None
+
+
+def _next_stream(chunk: bytes, packed: Iterator[bytes]) -> tuple[bytes, int]:
+    """What is packed from the next bz2 stream on, and how many bytes were read beyond `chunk`; none where none comes.
+
+    The broken stream may begin in `chunk`, so its first byte is passed over.
+    """
+    rest, passed = chunk[1:], 0
+    while (found := BZ2_STREAM.search(rest)) is None:
+        following = next(packed, b"")
+        if not following:
+            return b"", passed
+        passed += len(following)
+        rest = rest[1 - BZ2_HEAD :] + following
+    return rest[found.start() :], passed
+
+
+def _in_short(damages: list[str], shown: int = 3) -> str:
+    more = len(damages) - shown
+    return ". ".join(damages[:shown]) + (f". And {more} more" if more > 0 else "")
+
+
+def _decompressor(compression: str) -> Any:
+    if compression == ".bz2":
+        return bz2.BZ2Decompressor()
+    return zstandard.ZstdDecompressor().decompressobj() if compression == ".zst" else zlib.decompressobj(wbits=31)
+
+
+def _pieces(state: Any, chunk: bytes) -> Iterator[bytes]:
+    """What a chunk unpacks to; bz2's in pieces of bounded size."""
+    if not isinstance(state, bz2.BZ2Decompressor):
+        out = state.decompress(chunk)
+    else:
+        out = state.decompress(chunk, UNPACKED_SIZE)
+        while not state.eof and not state.needs_input:
+            yield out
+            out = state.decompress(b"", UNPACKED_SIZE)
+    if out:
+        yield out
