@@ -153,7 +153,7 @@ def raw_chunks(
     with Path(file.path).open("rb") as stream:
         stream.seek(start)
         rest = stream.read(READ_SIZE - start % READ_SIZE)  # so that a stream is cut alike wherever reading began
-        packed = chain([rest], iter(lambda: stream.read(READ_SIZE), b""))
+        packed: Iterator[bytes] = chain([rest], iter(lambda: stream.read(READ_SIZE), b""))
         if digest:
             packed = _watched(packed, digest)
         go_on = file.format == ".xml" and file.compression == ".bz2"
