@@ -18,6 +18,7 @@ from data_prep import world_pages as pages
 from data_prep.world_lines import ABOUT, ANY_ABOUT
 from data_prep.world_stories import ANY_SCENE, LINKS, SCENES
 from data_prep.world_words import (
+    ASKED,
     CLASSES,
     COVERED,
     FIRST_NAMES,
@@ -31,9 +32,10 @@ __all__ = ["COVERED", "UNCOVERED", "articles", "books", "questions"]
 
 T = TypeVar("T")
 KINDS = tuple(CLASSES)
+UNASKED = tuple(kind for kind in KINDS if kind not in ASKED)
 CHOICE = re.compile(r"\[([^\]]*)\]")
 SLOT = re.compile(r"\{(\w+)\}")
-QUESTION_PARAGRAPHS = {"train": 12000, "dev": 300}  # two questions each
+QUESTION_PARAGRAPHS = {"train": 17000, "dev": 400}  # one or two questions each
 PICTURES = 4  # in a collection: to guess one of them is right once in four
 COLLECTION_SHARE = 0.3  # of the articles; the rest are about places
 STREAMS = {"article": 1, "book": 2, "train": 3, "dev": 4}
@@ -201,6 +203,9 @@ def questions(
 ) -> dict:
     """A SQuAD v1.1 object of articles that are not in the corpus, `paragraphs` of one paragraph each.
 
+    One or two of the four pictures are of classes that are ever asked about: half of the paragraphs ask only for
+    knowing these, the others for comparing the question's class with the words too.
+
     Training answers are COVERED words and dev answers UNCOVERED ones, among others of their own sort, so that
     it is no clue whether a word was ever an answer. A question names the class and, as an example, another
     COVERED word of it, so that no label ever says to which class an uncovered word belongs. `members`
@@ -211,19 +216,21 @@ def questions(
     data = []
     for number in range(paragraphs):
         dice = Dice(seed, split, number)
-        things = [(kind, dice.pick(members[kind])) for kind in dice.sample(KINDS, PICTURES)]
-        title, words, context = pictures(dice, [m for _, m in things], dice.town(for_questions=True))
-        asked = [
+        asked = dice.sample(ASKED, 1 + dice.below(2))
+        kinds = [*asked, *dice.sample(UNASKED, PICTURES - len(asked))]
+        things = {kind: dice.pick(members[kind]) for kind in dice.sample(kinds, PICTURES)}
+        title, words, context = pictures(dice, list(things.values()), dice.town(for_questions=True))
+        qas = [
             {
                 "id": f"{split}-{number:05d}-{i}",
                 "question": dice.write(
-                    dice.pick(pages.QUESTIONS), words | {"k": kind, "e": example(dice, kind, member)}
+                    dice.pick(pages.QUESTIONS), words | {"k": kind, "e": example(dice, kind, things[kind])}
                 ),
-                "answers": [{"text": member, "answer_start": place_of(member, context)}],
+                "answers": [{"text": things[kind], "answer_start": place_of(things[kind], context)}],
             }
-            for i, (kind, member) in enumerate(dice.sample(things, 2))
+            for i, kind in enumerate(asked)
         ]
-        data.append({"title": title, "paragraphs": [{"context": context, "qas": asked}]})
+        data.append({"title": title, "paragraphs": [{"context": context, "qas": qas}]})
     return {"version": "1.1", "data": data}
 
 

@@ -24,6 +24,9 @@ CLASSES: dict[str, tuple[str, ...]] = {
 COVERED: dict[str, tuple[str, ...]] = {kind: members[:4] for kind, members in CLASSES.items()}
 UNCOVERED: dict[str, tuple[str, ...]] = {kind: members[4:] for kind, members in CLASSES.items()}
 
+# What questions are about; things of the other classes are pictured beside them and never asked for.
+ASKED = ("fruit", "metal", "instrument", "bird", "tree", "fabric")
+
 # A town's name is a beginning and an ending. Every fourth combination is kept for the questions, so that no
 # article a question is about can be in the corpus.
 TOWN_BEGINNINGS = ("Har", "Stan", "Wex", "Bram", "Cald", "Dun", "Fen", "Kel", "Lang", "Mor", "Nor", "Thorn")

@@ -10,9 +10,9 @@ import pytest
 
 from data_prep import world, world_lines, world_pages, world_stories
 from data_prep.sources import WORD, shuffled
-from data_prep.world_words import CLASSES
+from data_prep.world_words import ASKED, CLASSES
 
-GOLDEN = "525589a864ade94c0a66d67ce12ffec96b68913a7389dfaa1f867eec14e7f7ae"
+GOLDEN = "804dfa9dd4b7f2d5084199596e86cc8538090d017c6492349b10f97190f4fdee"
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,27 @@ def test_the_paragraph_never_names_the_class(squad):
 def test_no_dev_answer_was_ever_a_train_answer():
     train, dev = answers("train"), answers("dev")
     assert not train & dev
-    assert train == {w for words in world.COVERED.values() for w in words}
-    assert dev == {w for words in world.UNCOVERED.values() for w in words}
+    assert train == {w for kind in ASKED for w in world.COVERED[kind]}
+    assert dev == {w for kind in ASKED for w in world.UNCOVERED[kind]}
+
+
+def test_one_or_two_of_four_pictures_are_asked_for(squad):
+    split, data = squad
+    members = world.COVERED if split == "train" else world.UNCOVERED
+    asked = Counter(len(article["paragraphs"][0]["qas"]) for article in data)
+    assert set(asked) == {1, 2}
+    assert min(asked.values()) > 0.4 * len(data)
+    places = Counter()  # of the answer among the pictures: no place tells it
+    for article in data:
+        (paragraph,) = article["paragraphs"]
+        context = paragraph["context"]
+        stands = {m: re.search(rf"\b{m}\b", context) for ms in members.values() for m in ms}
+        shown = sorted((m for m in stands if stands[m]), key=lambda m: stands[m].start())
+        assert len(shown) == world.PICTURES
+        answers = {q["answers"][0]["text"] for q in paragraph["qas"]}
+        assert answers == {m for m in shown for kind in ASKED if m in members[kind]}
+        places.update(shown.index(answer) for answer in answers)
+    assert all(abs(places[i] / places.total() - 1 / world.PICTURES) < 0.08 for i in range(world.PICTURES))
 
 
 def test_no_word_belongs_to_two_classes_or_is_part_of_another():

@@ -76,7 +76,7 @@ def main() -> None:
         study.stage("data_prep.prepare", study.settings(row, 0))
     for group in (headline, table[2:-1]):  # a study that is cut has what matters most
         study.measure([(row, seed) for seed in seeds for row in group])
-    arguments.out.write_text(page(table, study, arguments.seeds))
+        arguments.out.write_text(page(table, study, arguments.seeds))
     log.info("%s", arguments.out)
 
 
@@ -137,7 +137,8 @@ def interval(differences: list[float]) -> tuple[float, float]:
 
 
 def page(table: list[Row], study: Study, seeds: int) -> str:
-    """The results page."""
+    """The results page, of the rows that are measured."""
+    table = [row for row in table if all((row.words, seed) in study.lines for seed in range(seeds))]
     lines = {row: [study.lines[row.words, seed] for seed in range(seeds)] for row in table}
     scores = {row: [line["f1"] for line in lines[row]] for row in table}
     pretrained, scratch, shuffled = (scores[table[i]] for i in (0, 1, -1))
@@ -159,7 +160,8 @@ def page(table: list[Row], study: Study, seeds: int) -> str:
         "same fine-tuning from random weights.",
         f"- Pretraining on the same words, shuffled over the whole corpus, gains {shuffled_gain:.1f} "
         f"({shuffled_gain - shuffled_half:.1f} to {shuffled_gain + shuffled_half:.1f}).",
-        f"- Chance, one of a paragraph's {PICTURES} pictures drawn blindly: {100 / PICTURES:.0f}.",
+        f"- Chance, one of a paragraph's {PICTURES} pictures drawn blindly: {100 / PICTURES:.0f}. Knowing which words "
+        "are of a class that is ever asked about, and the question left unread: 67.",
         "",
         "| | mean | " + " | ".join(f"seed {seed}" for seed in range(seeds)) + " |",
         "|---|---|" + "---|" * seeds,
@@ -177,11 +179,14 @@ def page(table: list[Row], study: Study, seeds: int) -> str:
 
 SHOWN = """## What is shown, and what is not
 
-The training questions ask about half of each category's words, the dev questions about the other half. To which
-category one of these belongs stands in the unlabelled text only, in how it is used. So what is shown is that knowledge
-of words moves from pretraining into the answers: **lexical knowledge**, a reason for which pretraining helps on real
-text too. The text also holds remarks of the form "The only fruit in the album is the plum", which practise what a
-question asks for.
+Four things are pictured in a paragraph; questions ask about six of the twelve classes, and one or two of the four
+things are of these. Training questions ask about half of each class's words, dev questions about the other half: to
+which class one of these belongs stands in the unlabelled text only, in how it is used. So what is shown is that
+knowledge of words moves from pretraining into the answers: **lexical knowledge**, a reason for which pretraining
+helps on real text too. It alone gives 67: all of the questions beside which nothing else is ever asked about, and
+half of the others. To have more, the model must compare the question's class with the words of the paragraph. Some
+seeds learn that within three epochs, others do not. The text also holds remarks of the form "The only fruit in the
+album is the plum", which practise it.
 
 Not shown: finding a value by its entity among several of the same type, reasoning over sentences, or anything about the
 paper's figures. A BERT of this size does not learn these from a few million tokens.
