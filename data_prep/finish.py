@@ -111,7 +111,7 @@ def notes(
     data: DataSettings, plan: Plan, vocabulary: Vocabulary, records: list[ShardRecord], counts: dict[str, int]
 ) -> list[str]:
     """What a reader should know, in plain sentences."""
-    found = [f"Damaged input, read as far as it went: {damage}." for damage in plan.damages]
+    found = [f"Damaged input: {damage}." for damage in plan.damages]
     if counts["rejected"]:
         found.append(f"{counts['rejected']} of {counts['records']} records were rejected; samples are in rejects/.")
     lists: dict[int, list[str]] = {}

@@ -75,7 +75,9 @@ def _frames(
                 state = None
                 chunk, passed = _next_stream(chunk, packed) if go_on else (b"", sum(map(len, packed)))
                 read += passed
-                damages[-1] += "; reading went on with the next stream" if chunk else ""
+                damages[-1] += "; " + (
+                    "reading went on with the next stream" if chunk else "only what came before was read"
+                )
                 continue
             chunk = state.unused_data if state.eof else b""
             if state.eof:

@@ -198,7 +198,7 @@ def test_a_damaged_input_is_named_in_the_manifest(tmp_path):
     prepare(data, tmp_path / "store")
     manifest = read_manifest(tmp_path / "store")
     assert manifest["rejects"] == {"damaged file": 1}
-    assert "Damaged input, read as far as it went: z.jsonl.gz: broken .gz data" in manifest["notes"][0]
+    assert "Damaged input: z.jsonl.gz: broken .gz data" in manifest["notes"][0]
 
 
 def test_a_full_disk_is_foreseen(text, tmp_path, monkeypatch):
