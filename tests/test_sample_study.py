@@ -1,0 +1,44 @@
+"""The study's page says what its rows say."""
+
+import json
+
+import pytest
+
+from bert_lamb.bench import sample_study
+from bert_lamb.bench.sample_study import Study, interval, page, rows
+from bert_lamb.settings import compose_settings
+
+PRETRAINED, SCRATCH, SHUFFLED = [60.0, 70.0, 80.0], [20.0, 20.0, 26.0], [21.0, 22.0, 26.0]
+
+
+@pytest.fixture
+def table(monkeypatch):
+    monkeypatch.setattr(sample_study, "read_manifest", lambda folder: {"counts": {"tokens": 3_000_000}})
+    return rows(compose_settings(()))
+
+
+def study(path, measured) -> Study:
+    about = {"em": 0, "run": "r", "precision": "bf16", "device": "a CPU", "torch": "2", "commit": "c", "dirty": False}
+    lines = [about | {"row": row.words, "seed": i, "f1": f1} for row, f1s in measured for i, f1 in enumerate(f1s)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"row": "cut off in the mid')
+    sample_study.drop_half_line(path)
+    return Study((), 1, path)
+
+
+def test_the_interval_is_students():
+    mean, half = interval([40.0, 50.0, 54.0])
+    assert mean == pytest.approx(48)
+    assert half == pytest.approx(17.9133, abs=5e-3)  # 4.30265 * 7.2111 / sqrt(3), by hand
+
+
+def test_a_study_that_was_cut_gives_the_page_of_what_it_has(table, tmp_path):
+    headline = [(table[0], PRETRAINED), (table[1], SCRATCH), (table[-1], SHUFFLED)]
+    text = page(table, study(tmp_path / "a.jsonl", headline), 3)
+    assert "gains **48.0 points** (95% interval 30.1 to 65.9)" in text
+    assert "shuffled over the whole corpus, gains 1.0 (-1.5 to 3.5)" in text
+    assert "| pretrained | 70.0 | 60.0 | 70.0 | 80.0 |" in text
+    assert "4 times the labels" not in text
+    controls = [(row, SCRATCH) for row in table[2:-1]]
+    whole = page(table, study(tmp_path / "b.jsonl", headline + controls), 3)
+    assert "| random weights, 4 times the labels | 22.0 | 20.0 | 20.0 | 26.0 |" in whole
+    assert [line for line in text.splitlines() if line not in whole] == []
