@@ -169,7 +169,7 @@ def throughput_figure(run: RunRecord) -> Figure | None:
     if not any(phase.total("seconds") for phase in run.phases.values()):
         return None
     padded = any(line["padding"] for phase in run.phases.values() for line in phase.lines if line.get("seconds"))
-    labels = ["sequences / s", "1000 real\ntokens / s", *["padding (%)"][:padded]]
+    labels = ["sequences / s", "1000 real\ntokens / s"] + (["padding (%)"] if padded else [])
     figure, panels = _panels(run, len(labels), height=2.5 * len(labels))
     for number, phase in run.phases.items():
         lines = [line for line in phase.lines if line.get("seconds")]

@@ -19,7 +19,7 @@ from data_prep.slices import Plan
 from data_prep.squad_overlap import read_paragraphs
 from data_prep.tokenizer import Vocabulary
 
-NAMED_FILES = 3
+NAMED_FILES = 3  # that a note lists
 NAMED_SHARDS = 20  # shards that a note lists by number
 
 
@@ -118,20 +118,26 @@ def notes(
     for file in sorted({f.file for f in plan.files if f.file.sentences}, key=lambda f: (f.sentences, f.name)):
         lists.setdefault(file.sentences, []).append(file.name)
     for sentences, names in lists.items():
-        listed = ", ".join(names[:NAMED_FILES]) + (", ..." if len(names) > NAMED_FILES else "")
         found.append(
-            f"Lists of sentences: {listed}. {sentences} consecutive ones are a document, whatever book they are from."
+            f"Lists of sentences: {_first(names, NAMED_FILES)}. {sentences} consecutive ones are a document, "
+            "whatever book they are from."
         )
     if vocabulary.trained and len(vocabulary.entries) < data.vocab_size:
         found.append(f"The text gave {len(vocabulary.entries)} vocabulary entries; {data.vocab_size} were asked for.")
     for split in SPLITS:
         numbers = [str(r.number) for r in records if split in r.pairless]
         if numbers:
-            named = ", ".join(numbers[:NAMED_SHARDS]) + (", ..." if len(numbers) > NAMED_SHARDS else "")
-            found.append(f"Shards of {split} with one document, hence without random pairs: {len(numbers)} ({named}).")
+            found.append(
+                f"Shards of {split} with one document, hence without random pairs: {len(numbers)} "
+                f"({_first(numbers, NAMED_SHARDS)})."
+            )
     if not counts["heldout_documents"]:
         found.append("No document is held out: there will be no held-out loss.")
     return found
+
+
+def _first(names: list[str], most: int) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def write_questions(folder: Path, data: DataSettings) -> dict[str, dict[str, Any]]:
