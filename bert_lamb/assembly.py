@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from bert_lamb.batch import Denominators, LossSums, PackedBatch
-from bert_lamb.data.hashing import key
 from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.loader import PhaseData, Step
 from bert_lamb.data.masking import MaskRule
 from bert_lamb.data.order import Order
 from bert_lamb.data.packing import SpecialIds
 from bert_lamb.data.vocabulary import VOCABULARY, continuation_pieces, read_vocabulary
+from bert_lamb.hashing import key
 from bert_lamb.machine import machine_record
 from bert_lamb.model import batch_flops, build_bert, pretraining_losses, takes_varlen
 from bert_lamb.optim import LARS, PRESETS, Lamb, Lars, decay_groups, has_compiler
@@ -40,7 +40,7 @@ from bert_lamb.settings import OptimizerSettings, Settings
 
 log = logging.getLogger(__name__)
 
-DROPOUT = 3  # domain of the keys, beside order.ORDER and masking.MASKS
+DROPOUT = 3  # domain of the keys, beside order.ORDER, masking.MASKS and packing.DROPPED
 SHAPES = 32  # more than a run's micro-batches have: beyond its limit the compiler would give up without a word
 PRECISIONS = {"bf16": torch.float32, "fp32": torch.float32, "fp64": torch.float64}  # of the weights
 
@@ -250,5 +250,5 @@ def make_deterministic() -> None:
 
 
 def seed_dropout(seed: int, phase: int, step: int, micro_batch: int, rank: int) -> None:
-    """Dropout is a function of its place, so that a resumed run draws what the uncut one drew."""
+    """What torch's generators draw (a GPU's dropout) is a function of its place too: a resumed run draws the same."""
     torch.manual_seed(int(key(DROPOUT, seed, phase, step, micro_batch, rank)) >> 1)

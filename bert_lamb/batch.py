@@ -25,6 +25,7 @@ class PackedBatch:
     masked_positions: Tensor  # [K] int64, indices into N
     masked_labels: Tensor  # [K] int64, the ids that stood there, or IGNORED
     next_labels: Tensor  # [M] int64, transformers' convention: 0 B follows A, 1 B is random, or IGNORED
+    dropout_keys: Tensor  # [N] int64, the bits of each token's random word (model/dropout.py)
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on a device; the copy may still be under way (non_blocking)."""

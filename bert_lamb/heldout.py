@@ -4,11 +4,11 @@ import numpy as np
 import torch
 
 from bert_lamb.assembly import Assembly
-from bert_lamb.data.hashing import key, permute
 from bert_lamb.data.masking import masked_counts
 from bert_lamb.data.order import Chosen
+from bert_lamb.hashing import key, permute
 
-HELDOUT = 4  # domain of the key, beside order.ORDER, masking.MASKS and assembly.DROPOUT
+HELDOUT = 4  # domain of the key, beside order.ORDER, masking.MASKS, assembly.DROPOUT and packing.DROPPED
 
 
 def heldout_numbers(run: Assembly, number: int) -> dict[str, float]:

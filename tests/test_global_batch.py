@@ -87,6 +87,30 @@ def test_several_processes(folder: RunFolder, expected: dict[str, torch.Tensor],
         assert_same(load_file(tmp_path / f"{ranks}-ranks-{budget}.safetensors"), expected, ranks, budget)
 
 
+def test_dropout_too(tmp_path: Path) -> None:
+    """On a CPU what is dropped is a function of the sequence: no split of the global batch changes it."""
+    s = prepared(tmp_path, f"phase1.global_batch={BATCH}", "hardware.precision=fp64", *DROPOUT, passes=1, shards=1)
+    folder = open_run(s)
+    whole = reduced_gradient(folder, Single(CPU), 1024)
+    program = Path(__file__).with_name("rank_gradients.py")
+    command = torchrun(3, program, folder.path, tmp_path, "160")
+    subprocess.run(command, env=environment(), check=True, capture_output=True)
+    others = {
+        "micro-batches": reduced_gradient(folder, Single(CPU), 160),
+        "one sequence each": reduced_gradient(folder, Single(CPU), 32),
+        "by tokens": reduced_gradient(folder, Single(CPU), 96, padded=False),
+        "3 ranks": load_file(tmp_path / "3-ranks-160.safetensors"),
+    }
+    for way, got in others.items():
+        for name, value in whole.items():
+            if "micro-batches" not in name:
+                torch.testing.assert_close(got[name], value, rtol=1e-10, atol=1e-10, msg=f"{way}: {name}")
+    run = Assembly(s, folder, Single(CPU))
+    run.bert.eval()
+    mlm = sum(run.losses(b).mlm.item() for step in run.data(1).steps(STEP, STEP + 1) for b in step.batches)
+    assert not np.isclose(mlm, float(whole["losses"][0])), "dropout was on"
+
+
 @pytest.fixture(scope="module")
 def plain_losses(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, str]:
     folder = tmp_path_factory.mktemp("law7")
@@ -94,9 +118,10 @@ def plain_losses(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.nda
     return folder, losses_after(s), recipe_hash(recipe(s, ""))
 
 
+DROPOUT = ("model.dropout=0.1", "model.attention_dropout=0.2")
 SHORT = (
-    "phase1.steps=3", "phase1.global_batch=10", "phase2.steps=2", "phase2.global_batch=5", "phase1.peak_lr=0.01",
-    "hardware.micro_batch_tokens=1024",
+    *DROPOUT, "phase1.steps=3", "phase1.global_batch=10", "phase2.steps=2", "phase2.global_batch=5",
+    "phase1.peak_lr=0.01", "hardware.micro_batch_tokens=1024",
 )  # fmt: skip
 
 
@@ -134,7 +159,7 @@ def test_compiling_never_moves_the_losses(tmp_path: Path) -> None:
         "model.layers=1",
         "hardware.micro_batch_tokens=480",
     )
-    small += ("phase1.steps=2", "phase2.steps=1", "phase1.global_batch=29", "phase2.global_batch=29")
+    small += (*DROPOUT, "phase1.steps=2", "phase2.steps=1", "phase1.global_batch=29", "phase2.global_batch=29")
     small += ("phase1.warmup_steps=1", "phase2.warmup_steps=0")
     plain = losses_after(prepared(tmp_path, *small, "run.name=plain", seq_lens=(32,)))
     compiled = prepared(tmp_path, *small, "run.name=compiled", "hardware.compile=on")

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bert_lamb.data.hashing import hash_counters, key
 from bert_lamb.data.masking import MASKS, MaskRule, mask, masked_counts
+from bert_lamb.hashing import hash_counters, key
 
 VOCABULARY = 120
 CLS, SEP, MASK = 2, 3, 4

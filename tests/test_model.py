@@ -64,6 +64,7 @@ def test_losses_and_every_gradient_equal_transformers(batches: list[PackedBatch]
         batch = PackedBatch(
             batch.input_ids[:end], batch.token_type_ids[:end], batch.position_ids[:end], batch.cu_seqlens[:2],
             batch.max_seqlen, batch.masked_positions[keep], batch.masked_labels[keep], batch.next_labels[:1],
+            batch.dropout_keys[:end],
         )  # fmt: skip
     theirs = plain_bert()
     ours = ours_like(theirs)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from tools import make_store
 
-from bert_lamb.data.hashing import key, permute
 from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.loader import PhaseData
 from bert_lamb.data.masking import MaskRule
 from bert_lamb.data.order import Order
 from bert_lamb.data.packing import SpecialIds
+from bert_lamb.hashing import key, permute
 
 GOLDEN = Path(__file__).parent / "golden" / "order.json"
 SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 13, 31, 32, 33, 101, 997, 1023, 1024, 1025, 65_521, 65_535, 65_536, 65_537]

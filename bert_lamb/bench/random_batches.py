@@ -68,6 +68,7 @@ def random_batch(rng: np.random.Generator, lengths: np.ndarray, seq_len: int) ->
         masked_positions=torch.from_numpy(masked),
         masked_labels=torch.from_numpy(labels),
         next_labels=torch.from_numpy(rng.integers(0, 2, m)),
+        dropout_keys=torch.from_numpy(rng.integers(0, 2**63, n)),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bert_lamb.data.hashing import hash_counters, key, uniform
+from bert_lamb.hashing import hash_counters, key, uniform
 
 MASKS = 2  # domain of the keys, see order.ORDER
 AS_MASK, AS_RANDOM = 0.8, 0.9  # below the first: [MASK]; below the second: a random id; else unchanged (BERT)
@@ -42,10 +42,7 @@ def mask(
     """
     lengths = np.diff(borders)
     sequence = np.repeat(np.arange(len(lengths)), lengths)
-    epochs, which = np.unique(epoch, return_inverse=True)
-    epoch_keys = np.array([key(MASKS, rule.seed, rule.phase, int(e)) for e in epochs], np.uint64)
-    instance_keys = hash_counters(epoch_keys[which], instance)
-    hashes = hash_counters(instance_keys[sequence], np.arange(len(ids)) - borders[:-1][sequence])
+    hashes = token_hashes(MASKS, rule, borders, epoch, instance)
 
     counts = masked_counts(lengths, rule.share)
     if rule.continuation is None:
@@ -59,6 +56,20 @@ def mask(
     masked = ids.copy()
     masked[positions] = np.where(draw < AS_MASK, rule.mask_id, np.where(draw < AS_RANDOM, random_ids, labels))
     return masked, positions, labels
+
+
+def token_hashes(
+    domain: int, rule: MaskRule, borders: np.ndarray, epoch: np.ndarray, instance: np.ndarray
+) -> np.ndarray:
+    """A random word for each token of M sequences laid end to end, [N] uint64: of (domain, seed, phase, epoch,
+    instance, position). Arguments as in `mask`.
+    """
+    lengths = np.diff(borders)
+    epochs, which = np.unique(epoch, return_inverse=True)
+    epoch_keys = np.array([key(domain, rule.seed, rule.phase, int(e)) for e in epochs], np.uint64)
+    instance_keys = hash_counters(epoch_keys[which], instance)
+    positions = np.arange(borders[-1]) - np.repeat(borders[:-1], lengths)
+    return hash_counters(np.repeat(instance_keys, lengths), positions)
 
 
 def _lowest(hashes: np.ndarray, sequence: np.ndarray, borders: np.ndarray, counts: np.ndarray) -> np.ndarray:

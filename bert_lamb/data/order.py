@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bert_lamb.data.hashing import key, permute
+from bert_lamb.hashing import key, permute
 
 ORDER = 1  # domain of the keys, so that order and masks never share one
 

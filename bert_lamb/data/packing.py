@@ -7,8 +7,10 @@ import torch
 
 from bert_lamb.batch import IGNORED, PackedBatch
 from bert_lamb.data.instances import InstanceTables, Rows
-from bert_lamb.data.masking import MaskRule, mask
+from bert_lamb.data.masking import MaskRule, mask, token_hashes
 from bert_lamb.data.planner import Shape
+
+DROPPED = 5  # domain of the keys, beside order.ORDER, masking.MASKS, assembly.DROPOUT and heldout.HELDOUT
 
 
 @dataclass
@@ -60,6 +62,7 @@ def pack(
         masked_positions=torch.from_numpy(masked_positions),
         masked_labels=torch.from_numpy(labels),
         next_labels=torch.from_numpy(1 - rows.spans.is_next),  # transformers: 0 says that B follows A
+        dropout_keys=torch.from_numpy(token_hashes(DROPPED, rule, borders, epoch, instance).view(np.int64)),
     )
 
 
@@ -78,4 +81,5 @@ def round_up(batch: PackedBatch, shape: Shape) -> PackedBatch:
         masked_positions=filled(batch.masked_positions, shape.masked, 0),
         masked_labels=filled(batch.masked_labels, shape.masked, IGNORED),
         next_labels=filled(batch.next_labels, shape.sequences, IGNORED),
+        dropout_keys=filled(batch.dropout_keys, shape.tokens, 0),
     )

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bert_lamb.model.dropout import dropped
+
 # the kernel behind torch.nn.attention.varlen_attn, which has no dropout
 flash_attention: Any = torch.ops.aten._flash_attention_forward
 
@@ -50,10 +52,14 @@ def layout(cu_seqlens: Tensor, tokens: int, max_seqlen: int) -> Layout:
     )  # fmt: skip
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, where: Layout, dropout: float) -> Tensor:
-    """Softmax attention within each sequence, dropout on its probabilities: [N, H, D] each -> [N, H, D]."""
-    kernel = _varlen if takes_varlen(query.device, query.dtype) else _padded
-    return kernel(query, key, value, where, dropout)
+def attend(query: Tensor, key: Tensor, value: Tensor, where: Layout, keys: Tensor, site: int, p: float) -> Tensor:
+    """Softmax attention within each sequence, dropout p on its probabilities: [N, H, D] each -> [N, H, D].
+
+    `keys` [N] and `site` decide what is dropped (dropout.py); on a GPU the kernel draws by itself.
+    """
+    if takes_varlen(query.device, query.dtype):
+        return _varlen(query, key, value, where, p)
+    return _padded(query, key, value, where, keys, site, p)
 
 
 def takes_varlen(device: torch.device, dtype: torch.dtype) -> bool:
@@ -66,19 +72,24 @@ def takes_varlen(device: torch.device, dtype: torch.dtype) -> bool:
     )
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, where: Layout, dropout: float) -> Tensor:
+def _varlen(query: Tensor, key: Tensor, value: Tensor, where: Layout, p: float) -> Tensor:
     borders, longest = where.borders, where.columns
-    return flash_attention(query, key, value, borders, borders, longest, longest, dropout, False, False)[0]
+    return flash_attention(query, key, value, borders, borders, longest, longest, p, False, False)[0]
 
 
-def _padded(query: Tensor, key: Tensor, value: Tensor, where: Layout, dropout: float) -> Tensor:
+def _padded(query: Tensor, key: Tensor, value: Tensor, where: Layout, keys: Tensor, site: int, p: float) -> Tensor:
     def spread(x: Tensor) -> Tensor:
         moved = _Move.apply(x, where.indices, where.slots, where.is_token)
         return moved.unflatten(0, (where.rows, where.columns)).transpose(1, 2)  # [M, H, S, D]
 
-    context = F.scaled_dot_product_attention(
-        spread(query), spread(key), spread(value), attn_mask=where.key_mask, dropout_p=dropout
-    )
+    q, k, v = spread(query), spread(key), spread(value)
+    if p == 0 or not q.is_cpu:
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=where.key_mask, dropout_p=p)
+    else:  # written out, for the sake of dropout by place; torch's own CPU kernel is without dropout too
+        scores = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).masked_fill(~where.key_mask, -torch.inf)
+        chances = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        of_query = keys[where.indices].unflatten(0, (where.rows, where.columns))
+        context = dropped(chances.transpose(1, 2), of_query, site, p).transpose(1, 2).to(v.dtype) @ v
     return _Move.apply(context.transpose(1, 2).flatten(0, 1), where.slots, where.indices, where.is_filled)
 
 

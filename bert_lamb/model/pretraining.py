@@ -1,6 +1,7 @@
 """BERT for pretraining on packed batches: transformers' modules and parameters, our path through them (law 5).
 
-The path is ours for the sake of attention (attention.py); every product, norm and dropout is a module of transformers.
+The path is ours for the sake of attention and dropout (attention.py, dropout.py); every product and norm is a module of
+transformers.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import BertForPreTraining
 
 from bert_lamb.batch import IGNORED, LossSums, PackedBatch
 from bert_lamb.model.attention import Layout, attend, layout
+from bert_lamb.model.dropout import dropped
 
 
 def pretraining_losses(bert: BertForPreTraining, batch: PackedBatch, recompute: bool = False) -> LossSums:
@@ -36,29 +38,33 @@ def encode(bert: BertForPreTraining, batch: PackedBatch, recompute: bool = False
     """Final hidden states of the packed tokens, [N, D]; dropout as in the configuration where bert.training."""
     body, config = bert.bert, bert.config
     where = layout(batch.cu_seqlens, len(batch.input_ids), batch.max_seqlen)
-    attention = config.attention_probs_dropout_prob if bert.training else 0.0
+    dropouts = config.attention_probs_dropout_prob, config.hidden_dropout_prob
+    attention, hidden = dropouts if bert.training else (0.0, 0.0)
     embedding = body.embeddings
     summed_ND = (
         embedding.word_embeddings(batch.input_ids)
         + embedding.token_type_embeddings(batch.token_type_ids)
         + embedding.position_embeddings(batch.position_ids)
     )
-    hidden_ND = embedding.dropout(embedding.LayerNorm(summed_ND))
-    for layer in body.encoder.layer:
-        arguments = layer, hidden_ND, where, attention
+    hidden_ND = dropped(embedding.LayerNorm(summed_ND), batch.dropout_keys, 0, hidden)
+    for number, layer in enumerate(body.encoder.layer):
+        arguments = layer, hidden_ND, where, batch.dropout_keys, 1 + 3 * number, attention, hidden
         hidden_ND = checkpoint(_layer, *arguments, use_reentrant=False) if recompute else _layer(*arguments)
     return hidden_ND
 
 
-def _layer(layer: Any, hidden_ND: Tensor, where: Layout, attention: float) -> Tensor:
-    """One of BERT's layers; `attention` is the dropout of its probabilities."""
-    own = layer.attention.self
+def _layer(
+    layer: Any, hidden_ND: Tensor, where: Layout, keys_N: Tensor, site: int, attention: float, hidden: float
+) -> Tensor:
+    """One of BERT's layers; its three dropouts are `site` and the two after it."""
+    own, attended = layer.attention.self, layer.attention.output
     query, key, value = (
         product(hidden_ND).unflatten(-1, (own.num_attention_heads, -1)) for product in (own.query, own.key, own.value)
     )
-    context_ND = attend(query, key, value, where, attention).flatten(1)
-    attended_ND = layer.attention.output(context_ND, hidden_ND)
-    return layer.output(layer.intermediate(attended_ND), attended_ND)
+    context_ND = attended.dense(attend(query, key, value, where, keys_N, site, attention).flatten(1))
+    mixed_ND = attended.LayerNorm(dropped(context_ND, keys_N, site + 1, hidden) + hidden_ND)
+    out_ND = layer.output.dense(layer.intermediate(mixed_ND))
+    return layer.output.LayerNorm(dropped(out_ND, keys_N, site + 2, hidden) + mixed_ND)
 
 
 def _summed(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
