@@ -10,14 +10,16 @@ from typing import Any
 import torch
 
 from bert_lamb.batch import Denominators, LossSums, PackedBatch
+from bert_lamb.budget import known_tokens
 from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.loader import PhaseData, Step
 from bert_lamb.data.masking import MaskRule
 from bert_lamb.data.order import Order
 from bert_lamb.data.packing import SpecialIds
 from bert_lamb.data.vocabulary import VOCABULARY, continuation_pieces, read_vocabulary
+from bert_lamb.fitting import fitted_tokens, peak_gib, room_gib
 from bert_lamb.hashing import key
-from bert_lamb.machine import machine_record
+from bert_lamb.machine import device_name, machine_record
 from bert_lamb.model import batch_flops, build_bert, pretraining_losses, takes_varlen
 from bert_lamb.optim import LARS, PRESETS, Lamb, Lars, decay_groups, has_compiler
 from bert_lamb.parallel import Single
@@ -36,7 +38,7 @@ from bert_lamb.run import (
     save_checkpoint,
     set_aside,
 )
-from bert_lamb.settings import OptimizerSettings, Settings
+from bert_lamb.settings import MODEST_TOKENS, OptimizerSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class Assembly:
             torch._dynamo.config.recompile_limit = SHAPES
             self._losses = torch.compile(pretraining_losses, dynamic=False)
         self._rollback_every = s.recovery.every if s.recovery.policy == "rollback" else None
+        self._tokens: dict[int, int] = {}  # of a phase's micro-batches, where they were found by trial
         self._dashboard: Dashboard | None = None
         if strategy.rank == 0:
             machine = machine_record(strategy.device, strategy.ranks) | {
@@ -89,7 +92,8 @@ class Assembly:
         """The batches of a phase for this rank."""
         s, phase = self.settings, self.settings.phase(number)
         tables = InstanceTables(self.store, self.manifest, split, phase.seq_len)
-        return PhaseData(
+        tokens = known_tokens(s.hardware)
+        data = PhaseData(
             tables=tables,
             order=Order(s.seed, number, tables.sizes, phase.global_batch),
             rule=MaskRule(
@@ -98,13 +102,16 @@ class Assembly:
             ),
             ids=self.special,
             seq_len=phase.seq_len,
-            micro_batch_tokens=s.hardware.micro_batch_tokens,
+            micro_batch_tokens=tokens or MODEST_TOKENS,
             padded=not takes_varlen(self.strategy.device, torch.bfloat16 if self._bf16 else torch.float32),
             rank=self.strategy.rank,
             ranks=self.strategy.ranks,
             static_shapes=self.compiled,
             prefetch=s.hardware.prefetch,
         )  # fmt: skip
+        if tokens is None:
+            data.micro_batch_tokens = self._fitted(number, data)
+        return data
 
     def restore(self, number: int) -> Progress:
         """Brings model and optimizer to where the phase begins or was cut. One path for both: from files."""
@@ -207,6 +214,27 @@ class Assembly:
         if self._dashboard is not None:
             self._dashboard.close()
         self.strategy.close()
+
+    def _fitted(self, number: int, data: PhaseData) -> int:
+        """Tokens of a micro-batch as they fit this device: found once a phase, kept in the run folder."""
+        h, device = self.settings.hardware, self.strategy.device
+        moments_gib = 0 if self.optimizer.state else 2 * sum(p.nbytes for p in self.parameters) / 2**30
+
+        def gib(batch: PackedBatch) -> float:
+            def work() -> None:
+                for _ in range(2):  # gradients stand beside the second one's activations
+                    losses = self.losses(batch.to(device), compiled=False)
+                    (losses.mlm + losses.nsp).backward()
+
+            peak = peak_gib(device, work) + moments_gib
+            self.optimizer.zero_grad()
+            return peak
+
+        if number not in self._tokens:
+            how = f"{device_name(device)} x {data.ranks}, {h.precision}, recompute {str(h.recompute).lower()}"
+            room = room_gib(device)
+            self._tokens[number] = fitted_tokens(self.folder, number, data, self.strategy, how, gib, room)
+        return self._tokens[number]
 
     def _checkpoints(self, number: int):
         return self.folder.phase(number) / "checkpoints"

@@ -9,7 +9,8 @@ from typing import Any
 
 from bert_lamb.model import training_flops
 from bert_lamb.optim import Schedule, linear_epoch_warmup, square_root_scaled
-from bert_lamb.settings import PhaseSettings, Settings
+from bert_lamb.parallel import use_cuda
+from bert_lamb.settings import MODEST_TOKENS, HardwareSettings, PhaseSettings, Settings
 
 OPTIMIZER_WORDS = {
     "paper": "LAMB as in the paper", "google": "LAMB as the authors' code", "apex": "LAMB as apex's FusedLAMB",
@@ -32,8 +33,8 @@ class PhaseBudget:
     seq_len: int
     steps: int
     global_batch: int  # sequences per step
-    micro_batch: int  # sequences per forward pass and device, at most
-    micro_batches: int  # per device and step; fewer where they are planned by tokens and sequences are short
+    micro_batch: int | None  # sequences per forward pass and device, at most; None: as many as fit (fitting.py)
+    micro_batches: int | None  # per device and step; fewer where they are planned by tokens and sequences are short
     sequences: int
     tokens: int  # padded, as papers count: sequences * seq_len
     flops: float  # of these padded tokens
@@ -59,9 +60,16 @@ class Budget:
         return asdict(self)
 
 
-def micro_batch(s: Settings, number: int) -> int:
-    """Sequences per forward pass and device, at most."""
-    return s.hardware.micro_batch_tokens // s.phase(number).seq_len
+def known_tokens(h: HardwareSettings) -> int | None:
+    """Tokens of a micro-batch; None where a GPU's memory decides when a phase begins (fitting.py)."""
+    if h.micro_batch_tokens is None and not use_cuda(h):
+        return MODEST_TOKENS
+    return h.micro_batch_tokens
+
+
+def equal_micro_batches(batch: int, devices: int, micro: int) -> bool:
+    """Whether a batch can be cut into equally many micro-batches of at most `micro` sequences on every device."""
+    return batch >= devices * -(-batch // (devices * micro))
 
 
 def schedule(s: Settings, number: int) -> Schedule:
@@ -133,8 +141,8 @@ def device_rate(s: Settings, seq_len: int) -> tuple[float, str]:
 
 def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: dict[str, Any] | None) -> PhaseBudget:
     phase, lr = s.phase(number), schedule(s, number)
-    micro = micro_batch(s, number)
-    micro_batches = -(-phase.global_batch // (devices * micro))
+    tokens = known_tokens(s.hardware)
+    micro_batches = tokens and -(-phase.global_batch // (devices * (tokens // phase.seq_len)))
     sequences = phase.steps * phase.global_batch
     masked = max(1, round(s.masking.share * phase.seq_len))
     rates = [lr(step) for step in range(phase.steps)]
@@ -144,8 +152,9 @@ def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: di
         tables = manifest["instances"]["train"][str(phase.seq_len)]
         passes = sequences * len(tables) / max(1, sum(t["instances"] for t in tables))
     return PhaseBudget(
-        phase.seq_len, phase.steps, phase.global_batch, -(-phase.global_batch // (devices * micro_batches)),
-        micro_batches, sequences, sequences * phase.seq_len,
+        phase.seq_len, phase.steps, phase.global_batch,
+        micro_batches and -(-phase.global_batch // (devices * micro_batches)), micro_batches,
+        sequences, sequences * phase.seq_len,
         sequences * training_flops(s.model, vocab_size, phase.seq_len, masked), tflops, source,
         rates[0], max(rates), rates[-1], passes,
     )  # fmt: skip
@@ -170,7 +179,8 @@ def budget_text(s: Settings, b: Budget) -> str:
                 f"           untuned rule: peak lr {own.peak_lr:.3g}, warm-up {own.warmup_steps:,} of "
                 f"{own.total_steps:,} steps"
             )
-        lines.append(f"           batch: {p.micro_batches} micro-batches of up to {p.micro_batch} sequences{each}")
+        cut = f"{p.micro_batches} micro-batches of up to {p.micro_batch} sequences{each}"
+        lines.append(f"           batch: {cut if p.micro_batches else f'as large micro-batches as fit{each}'}")
     time = f"{b.hours:,.1f} hours" if b.hours >= 1 else f"{b.hours * 60:.0f} minutes"
     lines.append(f"  {b.flops:.2e} FLOPs: about {time} at {rate_words(b.record()['phases'])}")
     lines += [f"  warning: {warning}" for warning in batch_warnings(s)]

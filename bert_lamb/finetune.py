@@ -35,7 +35,7 @@ from bert_lamb.run import (
     open_run,
     verify_checkpoint,
 )
-from bert_lamb.settings import Settings, command, finetune_recipe, recipe_hash, settings_yaml
+from bert_lamb.settings import MODEST_TOKENS, Settings, command, finetune_recipe, recipe_hash, settings_yaml
 from bert_lamb.tasks.squad_data import (
     Question,
     SquadError,
@@ -190,7 +190,7 @@ def train_arm(
         for rows in epoch_batches(windows.lengths, f.batch, s.seed, epoch):
             set_lr(optimizer, schedule(progress.step))
             loss = torch.zeros((), device=device)
-            for part in micro_batches(windows.lengths, rows, s.hardware.micro_batch_tokens):
+            for part in micro_batches(windows.lengths, rows, s.hardware.micro_batch_tokens or MODEST_TOKENS):
                 batch = make_batch(windows, part).to(device)
                 with autocast(device, s.hardware.precision):
                     start, end = span_logits(model, batch)

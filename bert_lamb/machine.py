@@ -15,18 +15,22 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pyarro
 
 def machine_record(device: torch.device, ranks: int) -> dict[str, Any]:
     """A plain record for machine.json."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "device": name,
+        "device": device_name(device),
         "ranks": ranks,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "versions": {library: _version(library) for library in LIBRARIES},
         **_commit(),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's or the CPU's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
 
 
 def measured_on(machine: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import torch
 
-from bert_lamb.budget import micro_batch
+from bert_lamb.budget import equal_micro_batches, known_tokens
 from bert_lamb.data.manifest import read_manifest, verify_store
 from bert_lamb.data.store import StoreError
 from bert_lamb.model import build_bert
@@ -54,12 +54,16 @@ def _devices(s: Settings) -> list[str]:
 
 
 def _split(s: Settings) -> list[str]:
-    problems = []
+    problems, tokens = [], known_tokens(s.hardware)
     for number in (1, 2):
-        if s.phase(number).seq_len < 1:
-            continue  # told of by the settings' own checks
-        batch, devices, micro = s.phase(number).global_batch, device_count(s.hardware), micro_batch(s, number)
-        if micro > 0 and devices <= batch < devices * -(-batch // (devices * micro)):
+        if s.phase(number).seq_len < 1 or tokens is None:
+            continue  # told of by the settings' own checks; found when the phase begins
+        batch, devices, micro = (
+            s.phase(number).global_batch,
+            device_count(s.hardware),
+            tokens // s.phase(number).seq_len,
+        )
+        if micro > 0 and devices <= batch and not equal_micro_batches(batch, devices, micro):
             problems.append(
                 f"phase{number}.global_batch={batch} cannot be cut into equally many micro-batches of at most {micro} "
                 f"sequences on {devices} devices: raise hardware.micro_batch_tokens, or choose a multiple of {devices}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bert_lamb.assembly import Assembly, seed_dropout
 from bert_lamb.budget import budget, budget_text, schedule
+from bert_lamb.fitting import explain_memory
 from bert_lamb.heldout import heldout_numbers
 from bert_lamb.optim import set_lr
 from bert_lamb.parallel import device_count, inside_torchrun, open_strategy, start_ranks
@@ -41,6 +42,7 @@ def main(s: Settings) -> None:
         sys.exit(EXIT_STOPPED)
 
 
+@explain_memory
 def pretrain(folder: RunFolder) -> None:
     """Every rank's program: both phases, step by step, from settings.yaml to result.json."""
     s = folder.settings()

@@ -13,7 +13,7 @@ LONGEST = 320  # lines of a file
 
 STAGES = {"pretrain", "finetune", "evaluate", "report", "plan", "sweep"}
 PARTS = "settings batch files machine hashing data model optim parallel run tasks"
-HELPERS = "budget assembly heldout preflight"  # what the stages are put together from
+HELPERS = "budget assembly fitting heldout preflight"  # what the stages are put together from
 REPORT = "report_parts summary"  # report_*.py and the sweep's table
 MAY = {  # part: parts of bert_lamb that it may import, besides itself
     **dict.fromkeys(["files", "batch", "machine", "hashing"], ""),

@@ -274,8 +274,8 @@ def _hardware(s: Settings) -> Iterator[str]:
                 f"phase{number}.global_batch={phase.global_batch} cannot be split over hardware.devices={h.devices}: "
                 "raise the batch or use fewer devices"
             )
-        if h.micro_batch_tokens < phase.seq_len:
+        if h.micro_batch_tokens is not None and h.micro_batch_tokens < phase.seq_len:
             yield (
                 f"hardware.micro_batch_tokens={h.micro_batch_tokens} holds no sequence of phase{number}.seq_len="
-                f"{phase.seq_len}: raise it to at least {phase.seq_len}"
+                f"{phase.seq_len}: raise it to at least {phase.seq_len}, or set null: as many as fit"
             )

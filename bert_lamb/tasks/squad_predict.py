@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import BertForQuestionAnswering
 
-from bert_lamb.settings import FinetuneSettings, HardwareSettings
+from bert_lamb.settings import MODEST_TOKENS, FinetuneSettings, HardwareSettings
 from bert_lamb.tasks.squad_data import Question, SquadBatch, Windows, make_batch, micro_batches
 from bert_lamb.tasks.squad_model import autocast, span_logits
 
@@ -74,7 +74,7 @@ def answer(
         with autocast(model.device, hardware.precision):
             return span_logits(model, batch.to(model.device))
 
-    return predict(logits, questions, windows, f, hardware.micro_batch_tokens)
+    return predict(logits, questions, windows, f, hardware.micro_batch_tokens or MODEST_TOKENS)
 
 
 def span_text(question: Question, windows: Windows, row: int, first: int, last: int) -> str:
