@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="settings, e.g. data=text data.name=mine")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)  # threads that wait for the next small copy would count as work
     folder = data_folder(compose_settings(arguments.overrides))
     manifest = read_manifest(folder)
     rows = [measure(folder, manifest, seq_len, arguments.steps) for seq_len in LENGTHS]
