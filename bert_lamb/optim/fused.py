@@ -215,11 +215,11 @@ def updates(
 ):  # fmt: skip
     """plain.updates; the second is LANS's, else the first again."""
     c1, c2, next1, next2 = tl.load(own + 2), tl.load(own + 3), tl.load(own + 4), tl.load(own + 5)
-    m_hat, v_hat = m / c1, v / c2
+    m_hat, v_hat = m * c1, v * c2
     if VARIANT == NLAMB or VARIANT == NNLAMB:  # noqa: SIM109 - Triton knows no `in`
-        m_hat = BETA1 * m / next1 + TAKEN * g / c1
+        m_hat = BETA1 * m * next1 + TAKEN * g * c1
     if VARIANT == NNLAMB:
-        v_hat = BETA2 * v / next2 + (1 - BETA2) * g * g / c2
+        v_hat = BETA2 * v * next2 + (1 - BETA2) * g * g * c2
     root = tl.sqrt(v_hat) + EPS
     u = m_hat / root + DECAY * x
     w = u

@@ -97,11 +97,11 @@ def updates(
     """What new moments make of a step, each with its share of the learning rate. correct: see `corrections`."""
     (beta1, beta2), eps = rule.betas, rule.eps
     c1, c2, next1, next2 = correct
-    m_hat, v_hat = m / c1, v / c2
+    m_hat, v_hat = m * c1, v * c2
     if rule.variant in ("nlamb", "nnlamb"):
-        m_hat = beta1 * m / next1 + taken(rule) * g / c1
+        m_hat = beta1 * m * next1 + taken(rule) * g * c1
     if rule.variant == "nnlamb":
-        v_hat = beta2 * v / next2 + (1 - beta2) * g * g / c2
+        v_hat = beta2 * v * next2 + (1 - beta2) * g * g * c2
 
     root = v_hat.sqrt() + eps
     decay = rule.weight_decay * x
@@ -129,19 +129,22 @@ def corrected_lr(lr: float | Tensor, t: Tensor, rule: Rule) -> float | Tensor:
     if rule.bias_correction != "learning_rate":
         return lr
     c1, c2 = (correction(beta, t, torch.float64) for beta in rule.betas)
-    return lr * c2.sqrt() / c1
+    return lr * c1 / c2.sqrt()
 
 
 def corrections(t: Tensor, dtype: torch.dtype, rule: Rule) -> list[Tensor | float]:
-    """What the first and second moment are divided by at step t, and then at t + 1; 1 where the rule corrects none."""
+    """What the first and second moment are multiplied by at step t, and then at t + 1; 1 where the rule corrects none.
+
+    Factors, not divisors: on a CPU a division costs as much as all else that a pass does with a number.
+    """
     if rule.bias_correction != "moments":
         return [1.0] * 4
     return [correction(beta, at, dtype) for at in (t, t + 1) for beta in rule.betas]
 
 
 def correction(beta: float, t: Tensor, dtype: torch.dtype) -> Tensor:
-    """1 - beta^t, in fp64 until it is rounded: in fp32 its first values have lost three digits."""
-    return (1 - beta ** t.to(torch.float64)).to(dtype)
+    """1 / (1 - beta^t), in fp64 until it is rounded: in fp32 its first values have lost three digits."""
+    return (1 / (1 - beta ** t.to(torch.float64))).to(dtype)
 
 
 def over_norm(g: Tensor, norm: Tensor) -> Tensor:
