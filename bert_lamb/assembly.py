@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from bert_lamb.batch import Denominators, LossSums, PackedBatch
 from bert_lamb.budget import known_tokens
 from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.loader import PhaseData, Step
+from bert_lamb.data.local_copy import copy_store, local_folder
 from bert_lamb.data.masking import MaskRule
 from bert_lamb.data.order import Order
 from bert_lamb.data.packing import SpecialIds
@@ -53,7 +55,7 @@ class Assembly:
     def __init__(self, s: Settings, folder: RunFolder, strategy: Single) -> None:
         self.settings, self.folder, self.strategy = s, folder, strategy
         self.manifest = folder.manifest()
-        self.store = data_folder(s)
+        self.store = self._store()
         if s.hardware.deterministic:
             make_deterministic()
         tokenizer = self.manifest["tokenizer"]
@@ -108,6 +110,7 @@ class Assembly:
             ranks=self.strategy.ranks,
             static_shapes=self.compiled,
             prefetch=s.hardware.prefetch,
+            pinned=self.strategy.device.type == "cuda",
         )  # fmt: skip
         if tokens is None:
             data.micro_batch_tokens = self._fitted(number, data)
@@ -235,6 +238,17 @@ class Assembly:
             room = room_gib(device)
             self._tokens[number] = fitted_tokens(self.folder, number, data, self.strategy, how, gib, room)
         return self._tokens[number]
+
+    def _store(self) -> Path:
+        """Where the prepared data is read; a copy on this node's disk is made by one of its ranks."""
+        shared, h = data_folder(self.settings), self.settings.hardware
+        if h.local_data is None:
+            return shared
+        lengths = {self.settings.phase(number).seq_len for number in (1, 2)}
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            copy_store(shared, self.manifest, lengths, Path(h.local_data))
+        self.strategy.barrier()
+        return local_folder(shared, self.manifest, Path(h.local_data))
 
     def _checkpoints(self, number: int):
         return self.folder.phase(number) / "checkpoints"

@@ -39,7 +39,7 @@ def test_dry_run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(bench, "VOCABULARY", 500)
     small = ["model.layers=1", "model.hidden=16", "model.heads=2", "model.intermediate=32", "model.max_positions=64"]
     monkeypatch.setattr(sys, "argv", [
-        "step", "--models", "tiny", "--rounds", "1", "--steps", "3", "--batch", "4", "--seq-len", "32",
+        "step", "--models", "tiny", "--rounds", "1", "--steps", "3", "--batch", "4", "--seq-len", "32", "--profile",
         "--out", str(tmp_path / "speed.md"), f"data.root={place / 'data'}", "data.name=made", "data.seq_lens=[32,64]",
         "phase2.seq_len=64", "hardware=cpu", "finetune.max_length=64", "finetune.stride=16", *small,
     ])  # fmt: skip
@@ -60,6 +60,10 @@ def test_dry_run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     best = min(seconds[name] for name in bench.TRAINER)
     assert float(ours[4]) == pytest.approx(best / seconds["ours, eager"], abs=0.006)
     assert (tmp_path / "speed.png").stat().st_size > 5000
+    profiled = {name: (share, calls) for name, share, calls in result["profile"]}
+    assert sum(share for share, _ in profiled.values()) == pytest.approx(1)
+    assert profiled["aten::addmm"][1] >= 3 * 6, "three steps, six products a layer at least"
+    assert f"| `{result['profile'][0][0]}` |" in page
 
 
 def test_the_gpu_script_runs_dry_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

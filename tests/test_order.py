@@ -113,6 +113,7 @@ def phase_data(folder: Path, rank: int, ranks: int, micro_batch: int, whole_word
         ranks,
         False,
         2,
+        False,
     )
 
 

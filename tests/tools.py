@@ -1,6 +1,5 @@
 """What several tests share: a small token store made without data_prep, and settings composed as commands do."""
 
-import hashlib
 import json
 import os
 import sys
@@ -71,12 +70,14 @@ def make_store(
                         about.append({"pass": pass_, "instances": 0, "tokens": 0, "random_next": 0})
                     about[pass_]["instances"] += count
                     about[pass_]["tokens"] += int((a + b + 3).sum())
+    sha256 = file_sha256(folder / "vocab.txt")
+    files["vocab.txt"] = {"sha256": sha256, "rows": vocab_size, "tokens": 0}
     manifest = {
         "format_version": FORMAT_VERSION,
         "settings": {},
         "sources": [],
         "tokenizer": {
-            "sha256": hashlib.sha256((folder / "vocab.txt").read_bytes()).hexdigest(), "lower_case": True,
+            "sha256": sha256, "lower_case": True,
             "size": vocab_size, "trained": True, "special_ids": SPECIAL_IDS,
         },
         "counts": {"documents": 6 * shards, "tokens": sum(f["tokens"] for f in files.values())},

@@ -78,6 +78,7 @@ def phase_data(folder: Path, manifest: dict[str, Any], seq_len: int) -> PhaseDat
         rule=MaskRule(0, 1, SHARE, special["[MASK]"], tokenizer["size"], None),
         ids=SpecialIds(special["[PAD]"], special["[CLS]"], special["[SEP]"], special["[MASK]"]),
         seq_len=seq_len, micro_batch_tokens=BUDGET, padded=False, rank=0, ranks=1, static_shapes=True, prefetch=1,
+        pinned=False,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ import torch
 
 from bert_lamb.assembly import Assembly, seed_dropout
 from bert_lamb.batch import PackedBatch
+from bert_lamb.bench import profile
 from bert_lamb.bench.pages import quartiles
 from bert_lamb.bench.peers import HandLoop, TrainerLoop, padded, synchronize
 from bert_lamb.data.loader import PhaseData
@@ -86,10 +87,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["tiny", "mini"], help="files of conf/model")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every contender")
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn; the first is not counted")
+    parser.add_argument("--profile", action="store_true", help="also where the time of our step goes, by operator")
     parser.add_argument("--out", type=Path, default=Path("docs/results/speed.md"))
     add_settings(parser)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if arguments.profile:
+        profile.name_generated_kernels()
     results = []
     for model in arguments.models:
         results.append(measure(model, arguments))
@@ -133,7 +137,11 @@ def measure(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
                          1000 * statistics.median(seconds[1:]))  # fmt: skip
             if number:
                 counts += [(int(b.cu_seqlens[-1]), len(b.masked_positions)) for b in packed[1:]]
-        return record(s, contenders, counts, device, run)
+        profiled: Any = {}
+        if arguments.profile:
+            last = rounds[-1][-1] + 1
+            profiled["profile"] = profile.shares(lambda: contenders[-1].run.run([last, last + 1, last + 2]), device)
+        return record(s, contenders, counts, device, run) | profiled
 
 
 def whole_batch(data: PhaseData, step: int) -> PackedBatch:
@@ -253,6 +261,8 @@ def page(results: list[dict[str, Any]], command: str, figure: str) -> str:
             f"A bf16 matrix product reaches {result['matmul_tflops']:.2f} TFLOP/s here. Our step waited for its loader "
             f"{100 * result['waited_for_loader']:.1f}% of the time.",
         ]
+        if "profile" in result:
+            lines += ["", "Where our step's time goes (each operator's own):", "", *profile.table(result["profile"])]
     return "\n".join(lines) + "\n"
 
 

@@ -45,6 +45,7 @@ class PhaseData:
     ranks: int
     static_shapes: bool  # round micro-batches up to a few shapes
     prefetch: int
+    pinned: bool  # batches stand in pinned memory, for a GPU
 
     def steps(self, first: int, last: int, data_offset: int = 0) -> Iterator[Step]:
         """Steps first ... last - 1; batches are made ahead in a thread."""
@@ -87,7 +88,8 @@ class PhaseData:
         epoch, pass_, instance = chosen.epoch[rows], chosen.pass_[rows], chosen.instance[rows]
         table_rows = self.tables.rows(pass_, instance)
         batch = pack(self.tables, table_rows, epoch, instance, self.ids, self.rule, self.seq_len)
-        return round_up(batch, self.shape(batch)) if self.static_shapes else batch
+        batch = round_up(batch, self.shape(batch)) if self.static_shapes else batch
+        return batch.pinned() if self.pinned else batch
 
     def shape(self, batch: PackedBatch) -> Shape:
         """The static shape that a micro-batch is rounded up to."""

@@ -176,6 +176,9 @@ class HardwareSettings:
     recompute: bool = MISSING  # run each layer again in the backward pass: less memory, a third more work
     compile: str = MISSING  # "auto" (where a compiler is at hand), "on" or "off"
     deterministic: bool = MISSING  # kernels that repeat to the bit
+    local_data: str | None = (
+        MISSING  # folder on each node's own disk that prepared data is copied to; null: read in place
+    )
     prefetch: int = MISSING  # micro-batches made ahead by the loader's thread
     peak_tflops: float | None = MISSING  # a device's dense matrix rate as its maker gives it, for MFU; null: not told
     measured: str | None = MISSING  # file of `make bench-gpu`, for the plan's hours; null: assumed_tflops
