@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_lamb.model import training_flops
+from bert_lamb.model import STATIC, activation_bytes, parameter_count, training_flops
 from bert_lamb.optim import Schedule, linear_epoch_warmup, square_root_scaled
 from bert_lamb.parallel import use_cuda
 from bert_lamb.settings import MODEST_TOKENS, HardwareSettings, PhaseSettings, Settings
@@ -44,6 +44,7 @@ class PhaseBudget:
     peak_lr: float
     last_lr: float
     passes: float | None  # times that the phase's data is read; None without prepared data
+    memory_gib: float  # of a device, about: uncompiled, and without activations where the micro-batch is not known yet
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,16 @@ def device_rate(s: Settings, seq_len: int) -> tuple[float, str]:
 
 def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: dict[str, Any] | None) -> PhaseBudget:
     phase, lr = s.phase(number), schedule(s, number)
-    tokens = known_tokens(s.hardware)
+    tokens, h = known_tokens(s.hardware), s.hardware
+    masked = max(1, round(s.masking.share * phase.seq_len))
+    memory = STATIC * parameter_count(s.model, vocab_size)
+    if tokens:
+        padded = not (use_cuda(h) and h.precision == "bf16")  # as attention.py will choose, there
+        rows = min(tokens // phase.seq_len, -(-phase.global_batch // devices))
+        batch = (rows * phase.seq_len, phase.seq_len, rows * masked)
+        memory += activation_bytes(s.model, vocab_size, *batch, h.precision, h.recompute, padded)
     micro_batches = tokens and -(-phase.global_batch // (devices * (tokens // phase.seq_len)))
     sequences = phase.steps * phase.global_batch
-    masked = max(1, round(s.masking.share * phase.seq_len))
     rates = [lr(step) for step in range(phase.steps)]
     tflops, source = device_rate(s, phase.seq_len)
     passes = None
@@ -156,7 +163,7 @@ def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: di
         micro_batches and -(-phase.global_batch // (devices * micro_batches)), micro_batches,
         sequences, sequences * phase.seq_len,
         sequences * training_flops(s.model, vocab_size, phase.seq_len, masked), tflops, source,
-        rates[0], max(rates), rates[-1], passes,
+        rates[0], max(rates), rates[-1], passes, memory / 2**30,
     )  # fmt: skip
 
 
@@ -182,6 +189,9 @@ def budget_text(s: Settings, b: Budget) -> str:
         cut = f"{p.micro_batches} micro-batches of up to {p.micro_batch} sequences{each}"
         lines.append(f"           batch: {cut if p.micro_batches else f'as large micro-batches as fit{each}'}")
     time = f"{b.hours:,.1f} hours" if b.hours >= 1 else f"{b.hours * 60:.0f} minutes"
+    most = max(p.memory_gib for p in b.phases)
+    more = "" if b.phases[0].micro_batches else ", and activations as they fit"
+    lines.append(f"  memory: about {most:.2g} GiB a device{more}")
     lines.append(f"  {b.flops:.2e} FLOPs: about {time} at {rate_words(b.record()['phases'])}")
     lines += [f"  warning: {warning}" for warning in batch_warnings(s)]
     return "\n".join(lines)

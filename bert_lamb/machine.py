@@ -38,7 +38,8 @@ def measured_on(machine: dict[str, Any]) -> str:
     versions = machine["versions"]
     return (
         f"commit {machine['commit']}{', changed' if machine['dirty'] else ''}; {machine['device']}, "
-        f"{machine['threads']} threads, torch {versions['torch']}, transformers {versions['transformers']}"
+        f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}, torch {versions['torch']}, "
+        f"transformers {versions['transformers']}"
     )
 
 
@@ -67,6 +68,8 @@ def _commit() -> dict[str, Any]:
     try:
         if Path(git("rev-parse", "--show-toplevel")) != Path(__file__).parents[1]:
             return {"commit": None, "dirty": None}  # installed inside another project's checkout
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        # from the root: pages of results are written by what is measured, and change nothing of it
+        changed = git("status", "--porcelain", "--", ":/", ":(top,exclude)docs/results")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}

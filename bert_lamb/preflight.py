@@ -7,17 +7,15 @@ from typing import Any
 import psutil
 import torch
 
-from bert_lamb.budget import equal_micro_batches, known_tokens
+from bert_lamb.budget import Budget, equal_micro_batches, known_tokens
 from bert_lamb.data.manifest import read_manifest, verify_store
 from bert_lamb.data.store import StoreError
-from bert_lamb.model import build_bert
+from bert_lamb.model import STATIC, build_bert, parameter_count
 from bert_lamb.optim import decay_groups
 from bert_lamb.parallel import device_count, use_cuda
 from bert_lamb.run import data_folder
 from bert_lamb.settings import ModelSettings, Settings
 from bert_lamb.tasks.squad_data import missing_files
-
-BYTES_PER_PARAMETER = 16  # weight, gradient and two moments, fp32
 
 
 def preflight_problems(s: Settings) -> list[str]:
@@ -34,14 +32,22 @@ def preflight_problems(s: Settings) -> list[str]:
     return problems + _room(s, manifest)
 
 
-def parameter_count(s: Settings, vocab_size: int) -> int:
-    """Parameters of BertForPreTraining."""
-    m = s.model
-    h, f = m.hidden, m.intermediate
-    layer = 4 * (h * h + h) + 2 * h * f + f + h + 4 * h
-    embeddings = (vocab_size + m.max_positions + 2) * h + 2 * h
-    heads = (h * h + h) + (h * h + h + 2 * h + vocab_size) + 2 * h + 2
-    return m.layers * layer + embeddings + heads
+def memory_warnings(s: Settings, plan: Budget) -> list[str]:
+    """Phases that may not fit, by the plan's count; uncompiled, so no refusal."""
+    memory, where = _memory(s)
+    return [
+        f"phase {number} may take about {phase.memory_gib:.1f} GiB, {where} has {memory / 2**30:.1f}: lower "
+        "hardware.micro_batch_tokens, or set hardware.recompute=true, or choose a smaller model"
+        for number, phase in enumerate(plan.phases, 1)
+        if phase.memory_gib * 2**30 > memory
+    ]
+
+
+def _memory(s: Settings) -> tuple[int, str]:
+    """Bytes that a rank may use at most, and whose they are."""
+    if use_cuda(s.hardware) and torch.cuda.device_count():
+        return torch.cuda.get_device_properties(0).total_memory, "the GPU"
+    return psutil.virtual_memory().total // max(1, device_count(s.hardware)), "each process"
 
 
 def _devices(s: Settings) -> list[str]:
@@ -106,14 +112,11 @@ def _data(s: Settings, manifest: dict[str, Any]) -> list[str]:
 
 def _room(s: Settings, manifest: dict[str, Any]) -> list[str]:
     problems = []
-    size = parameter_count(s, manifest["tokenizer"]["size"])
-    if use_cuda(s.hardware) and torch.cuda.device_count():
-        memory, where = torch.cuda.get_device_properties(0).total_memory, "the GPU"
-    else:
-        memory, where = psutil.virtual_memory().total // max(1, device_count(s.hardware)), "each process"
-    if size * BYTES_PER_PARAMETER > memory:
+    size = parameter_count(s.model, manifest["tokenizer"]["size"])
+    memory, where = _memory(s)
+    if size * STATIC > memory:
         problems.append(
-            f"model={s.model.name} needs {size * BYTES_PER_PARAMETER / 2**30:.1f} GiB for weights, gradients and "
+            f"model={s.model.name} needs {size * STATIC / 2**30:.1f} GiB for weights, gradients and "
             f"moments alone; {where} has {memory / 2**30:.1f} GiB: choose a smaller model"
         )
     root = Path(s.run.root)

@@ -15,7 +15,7 @@ from bert_lamb.fitting import explain_memory
 from bert_lamb.heldout import heldout_numbers
 from bert_lamb.optim import set_lr
 from bert_lamb.parallel import device_count, inside_torchrun, open_strategy, start_ranks
-from bert_lamb.preflight import preflight_problems
+from bert_lamb.preflight import memory_warnings, preflight_problems
 from bert_lamb.run import EXIT_STOPPED, RunFolder, StepTotals, StopRequest, open_run
 from bert_lamb.settings import Settings, command
 
@@ -31,6 +31,8 @@ def main(s: Settings) -> None:
         return
     plan = budget(s, devices, folder.manifest())
     log.info("%s\n  run folder: %s", budget_text(s, plan), folder.path)
+    for warning in memory_warnings(s, plan):
+        log.warning("  warning: %s", warning)
     folder.write_json("plan.json", plan.record())
     with folder.held():
         if devices == 1:

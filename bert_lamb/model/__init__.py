@@ -9,10 +9,13 @@ from bert_lamb.model.build import (
     save_weights,
 )
 from bert_lamb.model.flops import batch_flops, training_flops
+from bert_lamb.model.memory import STATIC, activation_bytes, parameter_count
 from bert_lamb.model.pretraining import encode, pretraining_losses
 
 __all__ = [
+    "STATIC",
     "WeightsError",
+    "activation_bytes",
     "batch_flops",
     "bert_config",
     "build_bert",
@@ -20,6 +23,7 @@ __all__ = [
     "load_parameters",
     "load_weights",
     "named_tensors",
+    "parameter_count",
     "pretraining_losses",
     "save_weights",
     "takes_varlen",

@@ -1,0 +1,37 @@
+"""How much memory training takes, by counting: parameters, and what autograd keeps of our forward pass."""
+
+from bert_lamb.settings import ModelSettings
+
+STATIC = 16  # bytes a parameter: weight, gradient and two moments, fp32
+# Bytes that a layer keeps of a token, as autograd's hooks on saved tensors count them (tests/test_memory.py): for each
+# of `hidden`, for each of `intermediate`, and, where attention is written out for its dropout, for each head and key.
+LAYER = {"bf16": (26, 4, 7), "fp32": (36, 8, 9), "fp64": (72, 16, 17)}
+AROUND = {"bf16": 18, "fp32": 18, "fp64": 36}  # of the embeddings and their norm, for each of `hidden`
+LOGIT = {
+    "bf16": 16,
+    "fp32": 18,
+    "fp64": 36,
+}  # for each logit, while the loss is made and differentiated: by peak memory
+
+
+def parameter_count(m: ModelSettings, vocab_size: int) -> int:
+    """Parameters of BertForPreTraining."""
+    h, f = m.hidden, m.intermediate
+    layer = 4 * (h * h + h) + 2 * h * f + f + h + 4 * h
+    embeddings = (vocab_size + m.max_positions + 2) * h + 2 * h
+    heads = (h * h + h) + (h * h + h + 2 * h + vocab_size) + 2 * h + 2
+    return m.layers * layer + embeddings + heads
+
+
+def activation_bytes(
+    m: ModelSettings, vocab_size: int, tokens: int, seq_len: int, masked: int, precision: str, recompute: bool,
+    padded: bool,
+) -> int:  # fmt: skip
+    """About the memory of a micro-batch of full sequences, uncompiled; a compiler keeps less. padded: see
+    `takes_varlen`.
+    """
+    per_hidden, per_intermediate, per_pair = LAYER[precision]
+    pairs = m.heads * seq_len if padded and m.attention_dropout else 0
+    layer = per_hidden * m.hidden + per_intermediate * m.intermediate + per_pair * pairs
+    kept = m.layers * 4 * m.hidden + layer if recompute else m.layers * layer
+    return tokens * (kept + AROUND[precision] * m.hidden) + masked * vocab_size * LOGIT[precision]
