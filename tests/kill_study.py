@@ -169,7 +169,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="over all arrangements")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs/results/data.md"))
-    parser.add_argument("overrides", nargs="*", help="settings, e.g. data.vocab=/data/vocab.txt")
+    parser.add_argument("overrides", nargs="*", help="settings, before --text: data.vocab=/data/vocab.txt")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         size = copy_text(given.text, int(given.mb * 1e6), Path(name) / "text")
