@@ -107,6 +107,9 @@ def peak_gib(device: torch.device, work: Callable[[], None]) -> float:
     torch.cuda.reset_peak_memory_stats(device)
     try:
         work()
+        return torch.cuda.max_memory_allocated(device) / 2**30
     except torch.OutOfMemoryError:
         return float("inf")
-    return torch.cuda.max_memory_allocated(device) / 2**30
+    finally:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)  # the run's own peak goes to metrics.jsonl

@@ -123,11 +123,14 @@ def test_which_path_is_taken(
     monkeypatch.setattr(rows, "has_compiler", lambda: compiler)
     large, small = (torch.nn.Parameter(torch.empty(n)) for n in (rows.WORTH_COMPILING, 10))
 
-    def path(p: torch.nn.Parameter) -> Any:
-        return choose_path(Batch(Lamb([p], **settings).param_groups[0], [p], [], [], []))
+    def path(*ps: torch.nn.Parameter) -> Any:
+        return choose_path(Batch(Lamb(ps, **settings).param_groups[0], list(ps), [], [], []))
 
     assert path(large) is expected
     assert path(small) is (expected if settings else plain.update), "a small group is not worth compiling"
+    many = [torch.nn.Parameter(torch.empty(n)) for n in (10, 20, 10, 3, 10, 20, 10, rows.SMALL - 1)]
+    assert path(*many) is (expected if settings else rows.update), "stacks of small tensors need no compiler"
+    assert path(*many[1:]) is (expected if settings else plain.update)
 
 
 def test_fused_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

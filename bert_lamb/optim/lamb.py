@@ -114,7 +114,10 @@ def choose_path(batch: Batch) -> Path:
     """The one place where the arithmetic is chosen; `foreach` and `fused` of the group as torch means them."""
     fused, kind = batch.group["fused"], batch.params[0].device.type
     if fused is None and batch.group["foreach"] is None and not torch.compiler.is_compiling():
-        large = sum(p.numel() for p in batch.params) >= rows.WORTH_COMPILING
+        sizes = [p.numel() for p in batch.params]
+        if kind == "cpu" and len(sizes) >= rows.MANY and max(sizes) < rows.SMALL:
+            return rows.update  # compiles nothing of these
+        large = sum(sizes) >= rows.WORTH_COMPILING
         fused = kind == "cpu" and large and rows.has_compiler()  # on CUDA once a GPU has run the kernels
     if not fused:
         return plain.update

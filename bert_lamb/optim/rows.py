@@ -21,6 +21,7 @@ from bert_lamb.optim.plain import Readings, corrected_lr, corrections, moments, 
 from bert_lamb.optim.rule import Rule
 
 SMALL = 1 << 16  # numbers: below, a tensor costs more in calls than in work
+MANY = 8  # small tensors: from here on, stacking them saves more calls than it makes
 ROW = 4096  # numbers; 16 KiB in fp32: a row's norm has lost no digits that matter
 MIN_COMPILED_ROW = 16  # numbers; one vector of the widest CPUs
 WORTH_COMPILING = 1 << 22  # numbers in a parameter group: below, a compilation would take long to repay
