@@ -14,7 +14,7 @@ from bert_lamb.batch import Denominators, LossSums, PackedBatch
 from bert_lamb.budget import known_tokens
 from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.loader import PhaseData, Step
-from bert_lamb.data.local_copy import copy_store, local_folder
+from bert_lamb.data.local_copy import copy_store
 from bert_lamb.data.masking import MaskRule
 from bert_lamb.data.order import Order
 from bert_lamb.data.packing import SpecialIds
@@ -240,15 +240,12 @@ class Assembly:
         return self._tokens[number]
 
     def _store(self) -> Path:
-        """Where the prepared data is read; a copy on this node's disk is made by one of its ranks."""
+        """Where the prepared data is read; a copy on this node's disk is made by the first of its ranks to come."""
         shared, h = data_folder(self.settings), self.settings.hardware
         if h.local_data is None:
             return shared
         lengths = {self.settings.phase(number).seq_len for number in (1, 2)}
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            copy_store(shared, self.manifest, lengths, Path(h.local_data))
-        self.strategy.barrier()
-        return local_folder(shared, self.manifest, Path(h.local_data))
+        return copy_store(shared, self.manifest, lengths, Path(h.local_data))
 
     def _checkpoints(self, number: int):
         return self.folder.phase(number) / "checkpoints"

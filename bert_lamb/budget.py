@@ -144,12 +144,11 @@ def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: di
     phase, lr = s.phase(number), schedule(s, number)
     tokens, h = known_tokens(s.hardware), s.hardware
     masked = max(1, round(s.masking.share * phase.seq_len))
-    memory = STATIC * parameter_count(s.model, vocab_size)
+    memory = STATIC[h.precision] * parameter_count(s.model, vocab_size)
     if tokens:
-        padded = not (use_cuda(h) and h.precision == "bf16")  # as attention.py will choose, there
         rows = min(tokens // phase.seq_len, -(-phase.global_batch // devices))
         batch = (rows * phase.seq_len, phase.seq_len, rows * masked)
-        memory += activation_bytes(s.model, vocab_size, *batch, h.precision, h.recompute, padded)
+        memory += activation_bytes(s.model, vocab_size, *batch, h.precision, h.recompute, not use_cuda(h))
     micro_batches = tokens and -(-phase.global_batch // (devices * (tokens // phase.seq_len)))
     sequences = phase.steps * phase.global_batch
     rates = [lr(step) for step in range(phase.steps)]
@@ -191,7 +190,7 @@ def budget_text(s: Settings, b: Budget) -> str:
     time = f"{b.hours:,.1f} hours" if b.hours >= 1 else f"{b.hours * 60:.0f} minutes"
     most = max(p.memory_gib for p in b.phases)
     more = "" if b.phases[0].micro_batches else ", and activations as they fit"
-    lines.append(f"  memory: about {most:.2g} GiB a device{more}")
+    lines.append(f"  memory: about {most:.1f} GiB a device{more}")
     lines.append(f"  {b.flops:.2e} FLOPs: about {time} at {rate_words(b.record()['phases'])}")
     lines += [f"  warning: {warning}" for warning in batch_warnings(s)]
     return "\n".join(lines)

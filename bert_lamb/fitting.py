@@ -1,7 +1,7 @@
 """How many tokens a device's micro-batch holds where `hardware.micro_batch_tokens` is null: as many as fit its memory.
 
 Found by trial when a phase begins, on the phase's own batches, and kept in the run folder; a resumed run on the same
-devices tries nothing. It changes no result, but for rounding (law 7).
+devices tries nothing. What is found depends on the memory that was free; another number draws other dropout on a GPU.
 """
 
 import functools
@@ -36,10 +36,12 @@ def explain_memory(stage: Callable[[RunFolder], None]) -> Callable[[RunFolder], 
         except torch.OutOfMemoryError as error:
             h = folder.settings().hardware
             raise TrainingStoppedError(
-                f"the device is out of memory with hardware.micro_batch_tokens={h.micro_batch_tokens}, "
-                f"hardware.recompute={str(h.recompute).lower()}: lower the first, or set it to null to have it found, "
-                f"or set the second to true ({str(error).splitlines()[0]})"
-            ) from error
+                f"the device is out of memory with hardware.micro_batch_tokens={h.micro_batch_tokens or 'null'}, "
+                f"hardware.recompute={str(h.recompute).lower()}: "
+                + ("lower the first, or set it to null to have it found" if h.micro_batch_tokens else
+                   f"delete {folder.path / FILE} to have the first found anew, or give a number")
+                + f", or set the second to true ({str(error).splitlines()[0]})"
+            ) from error  # fmt: skip
 
     return explained
 
@@ -54,14 +56,16 @@ def fitted_tokens(
     step with this micro-batch, inf where it does not fit; `room_gib` what it may be.
     """
     path, key = folder.path / FILE, f"phase {number}, {how}"
-    known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    strategy.barrier()  # every rank has looked before rank 0 writes
-    if key in known:
-        return known[key]["tokens"]
+    known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() and strategy.rank == 0 else {}
+    remembered = torch.tensor(known.get(key, {"tokens": 0})["tokens"], device=strategy.device)
+    if tokens := int(strategy.reduce_sums(remembered)):  # rank 0 looks for all, so that none goes on alone
+        return tokens
     tried = candidates(data)
     peaks = peaks_of(data, tried, gib, room_gib)
     fit = torch.tensor([peak <= SHARE * room_gib for peak in peaks], dtype=torch.float32, device=strategy.device)
     count = int((strategy.reduce_sums(fit) == strategy.ranks).sum())
+    if count == 0 and peaks[0] <= SHARE * room_gib:
+        raise TrainingStoppedError(f"phase {number}: {tried[0]} tokens do not fit the device of another rank")
     if count == 0:
         raise TrainingStoppedError(
             f"phase {number}: a micro-batch of {tried[0]} tokens needs {peaks[0]:.1f} GiB, weights and moments "

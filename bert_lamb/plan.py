@@ -7,6 +7,7 @@ from bert_lamb.data.manifest import read_manifest
 from bert_lamb.data.store import StoreError
 from bert_lamb.optim import LARS, PRESETS
 from bert_lamb.parallel import device_count
+from bert_lamb.preflight import memory_warnings
 from bert_lamb.run import data_folder
 from bert_lamb.settings import RECIPE_PARTS, Settings, as_dict, command, leaves, source_of, without_effect
 
@@ -18,7 +19,8 @@ def main(s: Settings) -> None:
         manifest = read_manifest(data_folder(s))
     except StoreError:
         manifest = None
-    print(budget_text(s, budget(s, device_count(s.hardware), manifest)))
+    plan = budget(s, device_count(s.hardware), manifest)
+    print("\n".join([budget_text(s, plan), *(f"  warning: {warning}" for warning in memory_warnings(s, plan))]))
     if manifest is None:
         print(f"  (no prepared data in {data_folder(s)} yet: the vocabulary is taken as data.vocab_size)")
     print("\nsettings that decide the result, and where each value comes from:")

@@ -28,18 +28,22 @@ def preflight_problems(s: Settings) -> list[str]:
         manifest = read_manifest(folder)
     except StoreError as error:
         return [*problems, str(error)]
-    problems += _data(s, manifest) or verify_store(folder, manifest)
-    return problems + _room(s, manifest)
+    wrong = _data(s, manifest)
+    if not wrong and s.hardware.local_data is None:  # else each file is compared while it is copied
+        wrong = verify_store(folder, manifest)
+    return problems + wrong + _room(s, manifest)
 
 
 def memory_warnings(s: Settings, plan: Budget) -> list[str]:
-    """Phases that may not fit, by the plan's count; uncompiled, so no refusal."""
+    """Phases that may not fit, by the plan's count; uncompiled, so no refusal. None where the GPU is elsewhere."""
+    if use_cuda(s.hardware) and not torch.cuda.device_count():
+        return []
     memory, where = _memory(s)
     return [
         f"phase {number} may take about {phase.memory_gib:.1f} GiB, {where} has {memory / 2**30:.1f}: lower "
         "hardware.micro_batch_tokens, or set hardware.recompute=true, or choose a smaller model"
         for number, phase in enumerate(plan.phases, 1)
-        if phase.memory_gib * 2**30 > memory
+        if phase.micro_batches and phase.memory_gib * 2**30 > memory
     ]
 
 
@@ -113,10 +117,10 @@ def _data(s: Settings, manifest: dict[str, Any]) -> list[str]:
 def _room(s: Settings, manifest: dict[str, Any]) -> list[str]:
     problems = []
     size = parameter_count(s.model, manifest["tokenizer"]["size"])
-    memory, where = _memory(s)
-    if size * STATIC > memory:
+    (memory, where), static = _memory(s), size * STATIC[s.hardware.precision]
+    if static > memory:
         problems.append(
-            f"model={s.model.name} needs {size * STATIC / 2**30:.1f} GiB for weights, gradients and "
+            f"model={s.model.name} needs {static / 2**30:.1f} GiB for weights, gradients and "
             f"moments alone; {where} has {memory / 2**30:.1f} GiB: choose a smaller model"
         )
     root = Path(s.run.root)

@@ -1,4 +1,4 @@
-"""hardware.micro_batch_tokens=null: the search, what it remembers, that ranks agree, and that it changes no result."""
+"""hardware.micro_batch_tokens=null: the search, what it remembers, that ranks agree, and how a run uses it."""
 
 import json
 from pathlib import Path
@@ -79,11 +79,35 @@ def test_every_rank_takes_what_fits_all(place: Path) -> None:
 
     class Two(Single):
         def reduce_sums(self, sums: torch.Tensor) -> torch.Tensor:
+            if sums.ndim == 0:
+                return sums  # nothing is remembered
             theirs = sums.clone()
             theirs[int(sums.sum()) - 2 :] = 0
             return sums + theirs
 
     assert fit(fresh(place, "ranks"), 9 / SHARE, Two(torch.device("cpu"), 0, 2)) == 64
+
+
+def test_what_rank_0_remembers_counts_for_all(place: Path) -> None:
+    """On another card than rank 0's too: a rank that searched alone would wait forever."""
+
+    class Second(Single):
+        def reduce_sums(self, sums: torch.Tensor) -> torch.Tensor:
+            assert sums.item() == 0, "only rank 0 looks"
+            return sums + 256
+
+    second, folder = Second(torch.device("cpu"), 1, 2), fresh(place, "second")
+    (folder.path / FILE).write_text(json.dumps({"phase 1, a card": {"tokens": 64}}))
+    assert fit(folder, 1000, second) == 256
+
+
+def test_too_small_elsewhere(place: Path) -> None:
+    class Full(Single):
+        def reduce_sums(self, sums: torch.Tensor) -> torch.Tensor:
+            return sums
+
+    with pytest.raises(TrainingStoppedError, match="phase 1: 32 tokens do not fit the device of another rank"):
+        fit(fresh(place, "elsewhere"), 1000, Full(torch.device("cpu"), 0, 2))
 
 
 @pytest.mark.parametrize(("ranks", "batch"), [(1, 30), (3, 30), (3, 4), (8, 23), (1, 1), (2, 100_000)])
@@ -166,8 +190,15 @@ def test_out_of_memory_names_the_settings(place: Path) -> None:
     def stage(_: RunFolder) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
-    with pytest.raises(TrainingStoppedError) as told:
-        stage(fresh(place, "memory"))
-    for word in ("hardware.micro_batch_tokens=256", "hardware.recompute=false", "Tried to allocate 2.00 GiB"):
-        assert word in str(told.value)
-    assert "more" not in str(told.value)
+    given = (
+        "hardware.micro_batch_tokens=256",
+        "hardware.recompute=false",
+        "lower the first",
+        "Tried to allocate 2.00 GiB",
+    )
+    found = ("hardware.micro_batch_tokens=null", FILE, "or give a number")
+    for name, settings, words in (("memory", (), given), ("memory-null", (FOUND,), found)):
+        with pytest.raises(TrainingStoppedError) as told:
+            stage(fresh(place, name, *settings))
+        assert not [word for word in words if word not in str(told.value)]
+        assert "more" not in str(told.value)

@@ -51,7 +51,7 @@ def test_layers_keep_what_the_count_says(shape: str, precision: str, seq_len: in
     """The difference of three layers and one: within a tenth."""
     m = [settings(layers=layers, **{"dropout": 0.1, "attention_dropout": 0.1} | SHAPES[shape]) for layers in (1, 3)]
     one, three = (saved_bytes(s, seq_len, precision, False) for s in m)
-    told = [activation_bytes(s, VOCABULARY, 8 * seq_len, seq_len, 0, precision, False, padded=True) for s in m]
+    told = [activation_bytes(s, VOCABULARY, 8 * seq_len, seq_len, 0, precision, False, written_out=True) for s in m]
     assert told[1] - told[0] == pytest.approx(three - one, rel=0.1)
 
 
@@ -60,14 +60,14 @@ def test_a_whole_step(precision: str) -> None:
     """More than what is kept, since the loss needs more while it is made; most of it is not the loss alone."""
     m = settings(layers=4, **SMALL, dropout=0.1, attention_dropout=0.1)
     kept = saved_bytes(m, 136, precision, False)
-    told = [activation_bytes(m, VOCABULARY, 1088, 136, masked, precision, False, padded=True) for masked in (0, 160)]
+    told = [activation_bytes(m, VOCABULARY, 1088, 136, n, precision, False, written_out=True) for n in (0, 160)]
     assert told[0] < kept < told[1]
 
 
 def test_recomputed_layers_keep_their_input_only() -> None:
     four, eight = (settings(layers=n, **SMALL, dropout=0.1, attention_dropout=0.1) for n in (4, 8))
     kept = saved_bytes(eight, 136, "fp32", True) - saved_bytes(four, 136, "fp32", True)
-    told = [activation_bytes(m, VOCABULARY, 1088, 136, 0, "fp32", True, padded=True) for m in (four, eight)]
+    told = [activation_bytes(m, VOCABULARY, 1088, 136, 0, "fp32", True, written_out=True) for m in (four, eight)]
     assert told[1] - told[0] == pytest.approx(kept, rel=0.1)
 
 
@@ -80,7 +80,7 @@ def test_the_plan_counts_a_device(tmp_path: Path) -> None:
     assert gib[0] < gib[1] < gib[2]
     assert budget(few, 8).phases[0].memory_gib < gib[0]
     text = budget_text(many, budget(many, 1))
-    assert f"memory: about {max(p.memory_gib for p in budget(many, 1).phases):.2g} GiB a device" in text
+    assert f"memory: about {max(p.memory_gib for p in budget(many, 1).phases):.1f} GiB a device" in text
     assert not memory_warnings(many, budget(many, 1))
     with mock.patch("psutil.virtual_memory", return_value=mock.Mock(total=2**20)):
         (told,) = memory_warnings(many, budget(many, 1))[:1]

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,29 @@ def wait_for_no_loader() -> None:
             return
         time.sleep(0.05)
     raise AssertionError("the loader's thread is still there")
+
+
+def test_pinned_batches_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in, since pinning needs a GPU: every tensor of every batch, and nothing else of it."""
+    pinned: set[int] = set()
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        copy = tensor.clone()
+        pinned.add(copy.data_ptr())
+        return copy
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    make_store(tmp_path / "made")
+    plain, data = (phase_data(tmp_path / "made", 0, 1, 30) for _ in range(2))
+    data.pinned = True
+    for a, b in zip(*([x for step in d.steps(0, 1) for x in step.batches] for d in (plain, data)), strict=True):
+        for field in fields(a):
+            value, other = getattr(a, field.name), getattr(b, field.name)
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, other)
+                assert other.data_ptr() in pinned
+            else:
+                assert value == other
 
 
 @pytest.mark.parametrize("depth", [1, 2, 10])

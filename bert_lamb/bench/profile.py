@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 LINES = 16
@@ -19,10 +20,12 @@ def shares(work: Callable[[], object], device: torch.device) -> list[tuple[str, 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as found:
         work()
-    times = [
-        (event.key, event.self_device_time_total if on_gpu else event.self_cpu_time_total, event.count)
-        for event in found.key_averages()
-    ]
+    events = found.key_averages()
+    if on_gpu:  # an operator's device time is that of its kernels, which are events of their own
+        kernels = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
+        times = [(kernel.key, kernel.self_device_time_total, kernel.count) for kernel in kernels]
+    else:
+        times = [(event.key, event.self_cpu_time_total, event.count) for event in events]
     total = sum(time for _, time, _ in times)
     return sorted(((name, time / total, count) for name, time, count in times), key=lambda row: -row[1])
 

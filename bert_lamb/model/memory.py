@@ -1,8 +1,11 @@
 """How much memory training takes, by counting: parameters, and what autograd keeps of our forward pass."""
 
-from bert_lamb.settings import ModelSettings
+from typing import TYPE_CHECKING
 
-STATIC = 16  # bytes a parameter: weight, gradient and two moments, fp32
+if TYPE_CHECKING:  # as in build.py
+    from bert_lamb.settings import ModelSettings
+
+STATIC = {"bf16": 16, "fp32": 16, "fp64": 32}  # bytes a parameter: weight, gradient and two moments
 # Bytes that a layer keeps of a token, as autograd's hooks on saved tensors count them (tests/test_memory.py): for each
 # of `hidden`, for each of `intermediate`, and, where attention is written out for its dropout, for each head and key.
 LAYER = {"bf16": (26, 4, 7), "fp32": (36, 8, 9), "fp64": (72, 16, 17)}
@@ -14,7 +17,7 @@ LOGIT = {
 }  # for each logit, while the loss is made and differentiated: by peak memory
 
 
-def parameter_count(m: ModelSettings, vocab_size: int) -> int:
+def parameter_count(m: "ModelSettings", vocab_size: int) -> int:
     """Parameters of BertForPreTraining."""
     h, f = m.hidden, m.intermediate
     layer = 4 * (h * h + h) + 2 * h * f + f + h + 4 * h
@@ -24,14 +27,15 @@ def parameter_count(m: ModelSettings, vocab_size: int) -> int:
 
 
 def activation_bytes(
-    m: ModelSettings, vocab_size: int, tokens: int, seq_len: int, masked: int, precision: str, recompute: bool,
-    padded: bool,
+    m: "ModelSettings", vocab_size: int, tokens: int, seq_len: int, masked: int, precision: str, recompute: bool,
+    written_out: bool,
 ) -> int:  # fmt: skip
-    """About the memory of a micro-batch of full sequences, uncompiled; a compiler keeps less. padded: see
-    `takes_varlen`.
+    """About the memory of a micro-batch of full sequences, uncompiled; a compiler keeps less.
+
+    written_out: attention is (attention.py, on a CPU), so that dropout keeps something for each pair of tokens.
     """
     per_hidden, per_intermediate, per_pair = LAYER[precision]
-    pairs = m.heads * seq_len if padded and m.attention_dropout else 0
+    pairs = m.heads * seq_len if written_out and m.attention_dropout else 0
     layer = per_hidden * m.hidden + per_intermediate * m.intermediate + per_pair * pairs
     kept = m.layers * 4 * m.hidden + layer if recompute else m.layers * layer
     return tokens * (kept + AROUND[precision] * m.hidden) + masked * vocab_size * LOGIT[precision]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-MODEST_TOKENS = 8192  # of a micro-batch where none are told and no GPU is asked; ours: more gain a CPU nothing
+MODEST_TOKENS = 8192  # of a micro-batch where none are told, on a CPU and in fine-tuning; ours
 
 
 @dataclass
@@ -172,7 +172,7 @@ class HardwareSettings:
     devices: int = MISSING  # processes, one per device; 0: all local GPUs, or one process on a CPU
     strategy: str = MISSING  # "auto" (by the number of devices), "single" or "ddp"
     precision: str = MISSING  # "bf16" (autocast, fp32 weights), "fp32", or "fp64" for checks
-    micro_batch_tokens: int | None = MISSING  # tokens per forward pass and device; null: as many as fit a GPU's memory
+    micro_batch_tokens: int | None = MISSING  # of a forward pass and device; null: as many as fit a GPU
     recompute: bool = MISSING  # run each layer again in the backward pass: less memory, a third more work
     compile: str = MISSING  # "auto" (where a compiler is at hand), "on" or "off"
     deterministic: bool = MISSING  # kernels that repeat to the bit
