@@ -190,7 +190,8 @@ def budget_text(s: Settings, b: Budget) -> str:
     time = f"{b.hours:,.1f} hours" if b.hours >= 1 else f"{b.hours * 60:.0f} minutes"
     most = max(p.memory_gib for p in b.phases)
     more = "" if b.phases[0].micro_batches else ", and activations as they fit"
-    lines.append(f"  memory: about {most:.1f} GiB a device{more}")
+    size = f"{most:.1f} GiB" if most >= 1 else f"{1024 * most:.0f} MiB"
+    lines.append(f"  memory: about {size} a device{more}")
     lines.append(f"  {b.flops:.2e} FLOPs: about {time} at {rate_words(b.record()['phases'])}")
     lines += [f"  warning: {warning}" for warning in batch_warnings(s)]
     return "\n".join(lines)

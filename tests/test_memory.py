@@ -80,7 +80,7 @@ def test_the_plan_counts_a_device(tmp_path: Path) -> None:
     assert gib[0] < gib[1] < gib[2]
     assert budget(few, 8).phases[0].memory_gib < gib[0]
     text = budget_text(many, budget(many, 1))
-    assert f"memory: about {max(p.memory_gib for p in budget(many, 1).phases):.1f} GiB a device" in text
+    assert f"memory: about {1024 * max(p.memory_gib for p in budget(many, 1).phases):.0f} MiB a device" in text
     assert not memory_warnings(many, budget(many, 1))
     with mock.patch("psutil.virtual_memory", return_value=mock.Mock(total=2**20)):
         (told,) = memory_warnings(many, budget(many, 1))[:1]
