@@ -145,11 +145,14 @@ def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: di
     tokens, h = known_tokens(s.hardware), s.hardware
     masked = max(1, round(s.masking.share * phase.seq_len))
     memory = STATIC[h.precision] * parameter_count(s.model, vocab_size)
+    micro = micro_batches = None
     if tokens:
-        rows = min(tokens // phase.seq_len, -(-phase.global_batch // devices))
+        most = tokens // phase.seq_len
+        micro_batches = -(-phase.global_batch // (devices * most))
+        micro = -(-phase.global_batch // (devices * micro_batches))
+        rows = min(most, -(-phase.global_batch // devices))
         batch = (rows * phase.seq_len, phase.seq_len, rows * masked)
         memory += activation_bytes(s.model, vocab_size, *batch, h.precision, h.recompute, not use_cuda(h))
-    micro_batches = tokens and -(-phase.global_batch // (devices * (tokens // phase.seq_len)))
     sequences = phase.steps * phase.global_batch
     rates = [lr(step) for step in range(phase.steps)]
     tflops, source = device_rate(s, phase.seq_len)
@@ -158,9 +161,7 @@ def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: di
         tables = manifest["instances"]["train"][str(phase.seq_len)]
         passes = sequences * len(tables) / max(1, sum(t["instances"] for t in tables))
     return PhaseBudget(
-        phase.seq_len, phase.steps, phase.global_batch,
-        micro_batches and -(-phase.global_batch // (devices * micro_batches)), micro_batches,
-        sequences, sequences * phase.seq_len,
+        phase.seq_len, phase.steps, phase.global_batch, micro, micro_batches, sequences, sequences * phase.seq_len,
         sequences * training_flops(s.model, vocab_size, phase.seq_len, masked), tflops, source,
         rates[0], max(rates), rates[-1], passes, memory / 2**30,
     )  # fmt: skip

@@ -1,9 +1,15 @@
-"""Files that appear whole or not at all, and their checksums. Imports nothing of ours."""
+"""Files that appear whole or not at all, their checksums, and locks. Imports nothing of ours."""
 
+import fcntl
 import hashlib
+import logging
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 def file_sha256(path: Path) -> str:
@@ -21,6 +27,24 @@ def write_whole(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+@contextmanager
+def one_at_a_time(lock: Path, work: str) -> Iterator[OSError | None]:
+    """Only one process does some work; the others wait, and say for what: "another process <work>".
+
+    A process that dies gives the lock back. Yields the error where the file system has no locks.
+    """
+    without_locks = None
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process %s; waiting for it", work)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            without_locks = error
+        yield without_locks
 
 
 def drop_half_line(path: Path) -> None:

@@ -64,15 +64,13 @@ def _devices(s: Settings) -> list[str]:
 
 
 def _split(s: Settings) -> list[str]:
-    problems, tokens = [], known_tokens(s.hardware)
+    problems, tokens, devices = [], known_tokens(s.hardware), device_count(s.hardware)
+    if tokens is None:
+        return []  # found when a phase begins, among those that can be
     for number in (1, 2):
-        if s.phase(number).seq_len < 1 or tokens is None:
-            continue  # told of by the settings' own checks; found when the phase begins
-        batch, devices, micro = (
-            s.phase(number).global_batch,
-            device_count(s.hardware),
-            tokens // s.phase(number).seq_len,
-        )
+        if s.phase(number).seq_len < 1:
+            continue  # told of by the settings' own checks
+        batch, micro = s.phase(number).global_batch, tokens // s.phase(number).seq_len
         if micro > 0 and devices <= batch and not equal_micro_batches(batch, devices, micro):
             problems.append(
                 f"phase{number}.global_batch={batch} cannot be cut into equally many micro-batches of at most {micro} "

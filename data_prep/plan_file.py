@@ -3,7 +3,6 @@
 A file is taken as it was planned while its path, size and time of change are the same.
 """
 
-import fcntl
 import json
 import logging
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from bert_lamb.files import write_whole
+from bert_lamb.files import one_at_a_time, write_whole
 from bert_lamb.settings import DataSettings
 from data_prep.shards import WORK
 from data_prep.slices import Piece, Plan, PlannedFile, Slice, as_slices, plan_files
@@ -26,20 +25,15 @@ State = tuple[int, int] | None  # of a file: bytes and time of change; None: gen
 
 
 @contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
+def one_task_reads(folder: Path) -> Iterator[None]:
     """Only one task reads the input and trains the vocabulary; the others wait and find both done.
 
-    A task that dies gives the lock back. Where the file system has no locks every task does that work for itself, to
-    the same bytes.
+    Where the file system has no locks every task does that work for itself, to the same bytes.
     """
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another process of this store reads the input; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            log.warning("no file locks in %s (%s): several tasks may each read the input", folder, error.strerror)
+    with one_at_a_time(folder / LOCK, "of this store reads the input") as without_locks:
+        if without_locks:
+            why = without_locks.strerror
+            log.warning("no file locks in %s (%s): several tasks may each read the input", folder, why)
         yield
 
 

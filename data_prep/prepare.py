@@ -18,7 +18,7 @@ from bert_lamb.data.store import SPLITS
 from bert_lamb.settings import DataSettings, Settings, command
 from data_prep.duplicates import mark_duplicates
 from data_prep.finish import make_manifest
-from data_prep.plan_file import kept_plan, one_at_a_time, slices_of_part
+from data_prep.plan_file import kept_plan, one_task_reads, slices_of_part
 from data_prep.pool import Progress, core_count, records_in_order, run_slices
 from data_prep.records import Document, cleaned_texts, records
 from data_prep.repair import check_finished
@@ -93,7 +93,7 @@ def begun(
     """Plan and vocabulary, as another task or an earlier run left them, else made now."""
     files, rules = source_files(data), Rules(data)
     (folder / WORK).mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(folder):
+    with one_task_reads(folder):
         plan = kept_plan(folder, data, settings, files, data.processes or core_count())
         check_input(data, plan)
         check_space(data, plan, folder)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_model import SHAPE, settings
+from test_model import SHAPE, alone, settings
 from test_order import phase_data
 from tools import make_store
 
@@ -36,17 +36,6 @@ def batches(folder: Path) -> list[PackedBatch]:
 def with_dropout(p: float = 0.1, attention: float = 0.2) -> Any:
     bert: Any = build_bert(settings(dropout=p, attention_dropout=attention), 120, 0, seed=1)
     return bert.double().train()
-
-
-def alone(batch: PackedBatch, m: int) -> PackedBatch:
-    """Sequence m of a batch as a batch of its own."""
-    a, b = batch.cu_seqlens[m : m + 2].tolist()
-    keep = (batch.masked_positions >= a) & (batch.masked_positions < b)
-    return PackedBatch(
-        batch.input_ids[a:b], batch.token_type_ids[a:b], batch.position_ids[a:b], batch.cu_seqlens[m : m + 2] - a,
-        b - a, batch.masked_positions[keep] - a, batch.masked_labels[keep], batch.next_labels[m : m + 1],
-        batch.dropout_keys[a:b],
-    )  # fmt: skip
 
 
 def other_draws(batch: PackedBatch, i: int) -> PackedBatch:

@@ -55,17 +55,22 @@ def batches(tmp_path_factory: pytest.TempPathFactory) -> list[PackedBatch]:
     return [b for step in phase_data(folder, 0, 1, 30).steps(0, 1) for b in step.batches]
 
 
+def alone(batch: PackedBatch, m: int) -> PackedBatch:
+    """Sequence m of a batch as a batch of its own."""
+    a, b = batch.cu_seqlens[m : m + 2].tolist()
+    keep = (batch.masked_positions >= a) & (batch.masked_positions < b)
+    return PackedBatch(
+        batch.input_ids[a:b], batch.token_type_ids[a:b], batch.position_ids[a:b], batch.cu_seqlens[m : m + 2] - a,
+        b - a, batch.masked_positions[keep] - a, batch.masked_labels[keep], batch.next_labels[m : m + 1],
+        batch.dropout_keys[a:b],
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("shape", ["as it is", "rounded up", "one sequence"])
 def test_losses_and_every_gradient_equal_transformers(batches: list[PackedBatch], shape: str) -> None:
     batch = batches[0]
     if shape == "one sequence":
-        end = int(batch.cu_seqlens[1])
-        keep = batch.masked_positions < end
-        batch = PackedBatch(
-            batch.input_ids[:end], batch.token_type_ids[:end], batch.position_ids[:end], batch.cu_seqlens[:2],
-            batch.max_seqlen, batch.masked_positions[keep], batch.masked_labels[keep], batch.next_labels[:1],
-            batch.dropout_keys[:end],
-        )  # fmt: skip
+        batch = alone(batch, 0)
     theirs = plain_bert()
     ours = ours_like(theirs)
     mlm, nsp = padded_losses(theirs, padded(batch))

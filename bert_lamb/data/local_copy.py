@@ -5,19 +5,18 @@ of a node's processes the first one copies and the others wait for its lock. A s
 of its own.
 """
 
-import fcntl
 import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from bert_lamb.data.manifest import verify_store
 from bert_lamb.data.store import StoreError, manifest_bytes
 from bert_lamb.data.vocabulary import VOCABULARY
+from bert_lamb.files import one_at_a_time
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,9 @@ def copy_store(store: Path, manifest: dict[str, Any], lengths: Collection[int], 
     try:
         for part in {(folder / name).parent for name in wanted}:
             part.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with one_at_a_time(folder / LOCK, f"copies to {folder}") as without_locks:
+            if without_locks:
+                raise without_locks
             _copy_missing(store, folder, wanted)
             damaged = verify_store(folder, {"files": wanted})
     except OSError as error:
@@ -50,14 +51,6 @@ def is_read(name: str, lengths: Collection[int]) -> bool:
     """Whether training at these lengths reads a file of the manifest."""
     of_length = any(f"/seq{length}-" in name for length in lengths)
     return of_length or "/documents-" in name or name == VOCABULARY
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process of a node at a time; the lock ends with the process."""
-    with (folder / LOCK).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _copy_missing(store: Path, folder: Path, wanted: dict[str, dict[str, Any]]) -> None:

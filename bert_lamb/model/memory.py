@@ -10,11 +10,8 @@ STATIC = {"bf16": 16, "fp32": 16, "fp64": 32}  # bytes a parameter: weight, grad
 # of `hidden`, for each of `intermediate`, and, where attention is written out for its dropout, for each head and key.
 LAYER = {"bf16": (26, 4, 7), "fp32": (36, 8, 9), "fp64": (72, 16, 17)}
 AROUND = {"bf16": 18, "fp32": 18, "fp64": 36}  # of the embeddings and their norm, for each of `hidden`
-LOGIT = {
-    "bf16": 16,
-    "fp32": 18,
-    "fp64": 36,
-}  # for each logit, while the loss is made and differentiated: by peak memory
+# For each logit, while the loss is made and differentiated: from the peak memory of a process.
+LOGIT = {"bf16": 16, "fp32": 18, "fp64": 36}
 
 
 def parameter_count(m: "ModelSettings", vocab_size: int) -> int:
