@@ -39,6 +39,7 @@ def main() -> None:
     with mock.patch.object(type(strategy), "close", return_value=None):
         for folder, steps in jobs:
             pretrain_for(folder, steps, strategy)
+    strategy.close()
 
 
 if __name__ == "__main__":
