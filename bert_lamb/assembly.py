@@ -56,8 +56,7 @@ class Assembly:
         self.settings, self.folder, self.strategy = s, folder, strategy
         self.manifest = folder.manifest()
         self.store = self._store()
-        if s.hardware.deterministic:
-            make_deterministic()
+        repeat_to_the_bit(s.hardware.deterministic, strategy.device)
         tokenizer = self.manifest["tokenizer"]
         special = tokenizer["special_ids"]
         self.special = SpecialIds(special["[PAD]"], special["[CLS]"], special["[SEP]"], special["[MASK]"])
@@ -281,8 +280,10 @@ def should_compile(wanted: str, device: torch.device) -> bool:
     return device.type == "cuda" or has_compiler()
 
 
-def make_deterministic() -> None:
-    """Kernels that repeat to the bit, and no choice of kernel by timing."""
+def repeat_to_the_bit(asked: bool, device: torch.device) -> None:
+    """Kernels that repeat to the bit, and none chosen by timing: where asked, and on a CPU always, where it is free."""
+    if not asked and device.type == "cuda":
+        return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"
     torch.use_deterministic_algorithms(True)

@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import BertForQuestionAnswering
 
-from bert_lamb.assembly import make_deterministic
+from bert_lamb.assembly import repeat_to_the_bit
 from bert_lamb.data.vocabulary import VOCABULARY, load_tokenizer
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.machine import machine_record
@@ -90,8 +90,6 @@ def check(s: Settings) -> list[str]:
 def finetune(s: Settings) -> None:
     """Says what will run, and trains the arms that have no result yet."""
     folder, stop = open_run(s), StopRequest()
-    if s.hardware.deterministic:
-        make_deterministic()
     waiting = []
     for arm in s.finetune.arms:
         path = arm_folder(s, folder, arm)
@@ -143,6 +141,7 @@ def run_arm(s: Settings, folder: RunFolder, arm: str, path: Path, squad: Squad, 
     path.mkdir(parents=True, exist_ok=True)
     write_whole(path / "settings.yaml", settings_yaml(s).encode())
     device = torch.device("cuda" if use_cuda(s.hardware) else "cpu")
+    repeat_to_the_bit(s.hardware.deterministic, device)
     config = bert_config(s.model, squad.tokenizer.get_vocab_size(), squad.train_windows.pad_id)
     model = build_span_model(config, s.finetune.dropout, s.seed)
     source = folder.weights() if arm == "pretrained" else None

@@ -29,6 +29,13 @@ def store(finished, tmp_path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "store"))
 
 
+@pytest.fixture(autouse=True)
+def torch_as_it_comes():
+    """What a run asks of torch for the whole process ends with its test."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """As the subprocesses that tests start, so that sums are the same bits."""

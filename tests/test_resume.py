@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from unittest import mock
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from tools import assert_same_bits, environment, fresh, losses_of, prepared, tiny_overrides, torchrun
 
 from bert_lamb.assembly import Assembly, seed_dropout
+from bert_lamb.optim import has_compiler
 from bert_lamb.pretrain import pretrain
 from bert_lamb.run import EXIT_STOPPED, RunFolder, list_checkpoints, open_run
 
@@ -50,6 +52,34 @@ def test_one_process(place: Path, moments: str) -> None:
         assert sum(len(losses_of(cut.path, n)) for n in (1, 2) if cut.phase(n).exists()) == steps
         pretrain(cut)
         assert_same_bits(cut, uncut)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("compiled", ["on", "off"])
+def test_several_threads(tmp_path: Path, compiled: str) -> None:
+    """Sums come in any order there, the compiler's above all, unless torch is told not to."""
+    if compiled == "on" and not has_compiler():
+        pytest.skip("no C++ compiler")
+    overrides = (
+        "data.seq_lens=[32]", "phase2.seq_len=32", "hardware=auto", "hardware.device=cpu",
+        f"hardware.compile={compiled}", "hardware.micro_batch_tokens=2048", "phase1.global_batch=128",
+        "phase2.global_batch=128",
+    )  # fmt: skip
+    uncut, cut = (
+        open_run(prepared(tmp_path, *overrides, f"run.name={name}", seq_lens=(32,))) for name in ("uncut", "cut")
+    )
+    pretrain(uncut)
+    pretrain_for(cut, 3)
+    pretrain(cut)
+    assert_same_bits(cut, uncut)
 
 
 def test_cut_twice(place: Path) -> None:

@@ -123,6 +123,7 @@ def measure(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
         for number, steps in enumerate(rounds):
             packed = [whole_batch(data, i) for i in steps]
             for one in contenders:
+                torch.use_deterministic_algorithms(one is contenders[-1] and device.type == "cpu")  # as `pretrain` does
                 began_s = time.perf_counter()
                 if one.takes_padded:
                     width = s.phase1.seq_len if one.run.fixed_width else None

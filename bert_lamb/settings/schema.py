@@ -175,7 +175,7 @@ class HardwareSettings:
     micro_batch_tokens: int | None = MISSING  # of a forward pass and device; null: as many as fit a GPU
     recompute: bool = MISSING  # run each layer again in the backward pass: less memory, a third more work
     compile: str = MISSING  # "auto" (where a compiler is at hand), "on" or "off"
-    deterministic: bool = MISSING  # kernels that repeat to the bit
+    deterministic: bool = MISSING  # GPU kernels that repeat to the bit; a CPU's always do
     local_data: str | None = (
         MISSING  # folder on each node's own disk that prepared data is copied to; null: read in place
     )
