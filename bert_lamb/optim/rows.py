@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ SMALL = 1 << 16  # numbers: below, a tensor costs more in calls than in work
 MANY = 8  # small tensors: from here on, stacking them saves more calls than it makes
 ROW = 4096  # numbers; 16 KiB in fp32: a row's norm has lost no digits that matter
 MIN_COMPILED_ROW = 16  # numbers; one vector of the widest CPUs
+TOGETHER = 4  # large tensors of one shape in a call: calls are a tenth of a step, and compiling takes longer with more
 WORTH_COMPILING = 1 << 22  # numbers in a parameter group: below, a compilation would take long to repay
 
 
@@ -46,26 +47,31 @@ def update(
     steps: Sequence[Tensor], lr: float | Tensor, rule: Rule, scale: Tensor, finite: Tensor,
 ) -> Readings:  # fmt: skip
     """`plain.update`; its first call takes seconds, where torch.compile makes a kernel of each pass."""
-    stacks = stacked(params, grads, exp_avgs, exp_avg_sqs)
+    groups = grouped(stacked(params, grads, exp_avgs, exp_avg_sqs))
     numbers = numbers_of(grads, steps, rule, scale.to(exp_avgs[0].dtype))
     found: dict[int, Tensor] = {}  # a tensor's place: norms of its weights and of each update
-    verdicts = spread(stacks, finite.expand(len(params), 1))
-    for stack, own, verdict in zip(stacks, spread(stacks, numbers), verdicts, strict=True):
-        norms = torch.stack(run(first_pass, stack, own, verdict, rule), dim=1)
-        if len(stack.members) == 1:
-            norms = torch.linalg.vector_norm(norms, rule.norm, dim=0, keepdim=True)
-        found.update(zip(stack.members, norms.unbind(), strict=True))
+    for group in groups:
+        for stack, norms in zip(group, run(first_pass, group, numbers, finite, rule), strict=True):
+            if not stack.copied:
+                norms = [torch.linalg.vector_norm(of_rows, rule.norm, dim=0, keepdim=True) for of_rows in norms]
+            found.update(zip(stack.members, torch.stack(norms, dim=1).unbind(), strict=True))
     readings, sizes = sizes_of(torch.stack([found[i] for i in range(len(params))]), steps, lr, rule)
     numbers = torch.cat([numbers, sizes], dim=1)
-    for stack, own, verdict in zip(stacks, spread(stacks, numbers), verdicts, strict=True):
-        run(second_pass, stack, own, verdict, rule)
-        if stack.copied:
-            for tensors, column in zip((params, grads, exp_avgs, exp_avg_sqs), stack.columns, strict=True):
-                if tensors is not grads:
-                    olds = [tensors[place] for place in stack.members]
-                    torch._foreach_copy_(olds, [new.view_as(old) for old, new in zip(olds, column, strict=True)])
+    for group in groups:
+        run(second_pass, group, numbers, finite, rule)
+        for stack in group:
+            if stack.copied:
+                put_back(stack, params, exp_avgs, exp_avg_sqs)
     torch._foreach_add_(list(steps), finite.to(steps[0].dtype))
     return readings
+
+
+def put_back(stack: Stack, *tensors: Sequence[Tensor]) -> None:
+    """New weights and moments of a stack that was copied, to where they belong."""
+    x, _, m, v = stack.columns
+    for olds, column in zip(tensors, (x, m, v), strict=True):
+        own = [olds[place] for place in stack.members]
+        torch._foreach_copy_(own, [new.view_as(old) for old, new in zip(own, column, strict=True)])
 
 
 def numbers_of(grads: Sequence[Tensor], steps: Sequence[Tensor], rule: Rule, scale: Tensor) -> Tensor:
@@ -87,17 +93,24 @@ def sizes_of(norms: Tensor, steps: Sequence[Tensor], lr: float | Tensor, rule: R
     return Readings(ratios[0], x_norms, u_norms[0]), sizes
 
 
-def first_pass(
-    x: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor, finite: Tensor, rule: Rule
-) -> list[Tensor]:  # fmt: skip
-    """Writes the moments. Returns norms of each row's weights, [R], and of each of its updates."""
+def first_pass(group: list[list[Tensor]], numbers: Tensor, finite: Tensor, rule: Rule) -> list[list[Tensor]]:
+    """Writes the moments. Returns of each stack norms of each row's weights, [R], and of each of its updates.
+
+    group: weights, gradient and both moments of each stack, [R, L]; numbers: [stacks, 1 or R, 6]; finite: [R, 1].
+    """
+    each = zip(group, numbers.unbind(), strict=True)
+    return [first_pass_of(columns, own, finite, rule) for columns, own in each]
+
+
+def first_pass_of(columns: list[Tensor], numbers: Tensor, finite: Tensor, rule: Rule) -> list[Tensor]:
+    x, g, m, v = columns
     scale, g_norm, *correct = (numbers[:, i : i + 1] for i in range(6))
     old_m, old_v, x = m, v, x.to(m.dtype)
     g = g.to(m.dtype) * scale
     if rule.variant == "lans":
         g = over_norm(g, g_norm)
     g, m, v = moments(g, m, v, rule)
-    # `finite` is a column and is used before the norms, not after: so the compiler makes one loop over both
+    # `finite` is used before the norms, not after: else the compiler makes two loops
     m, v = torch.where(finite, m, old_m), torch.where(finite, v, old_v)
     old_m.copy_(m)
     old_v.copy_(v)
@@ -114,10 +127,14 @@ def norm_of_rows(z: Tensor, norm: float) -> Tensor:
     return torch.linalg.vector_norm(z, 1 if norm == 1 else float("inf"), dim=1)
 
 
-def second_pass(
-    x: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor, finite: Tensor, rule: Rule
-) -> list[Tensor]:  # fmt: skip
-    """Writes the weights; the moments are the new ones."""
+def second_pass(group: list[list[Tensor]], numbers: Tensor, finite: Tensor, rule: Rule) -> list[list[Tensor]]:
+    """Writes the weights; the moments are the new ones. numbers: [stacks, 1 or R, 6 + U]."""
+    each = zip(group, numbers.unbind(), strict=True)
+    return [second_pass_of(columns, own, finite, rule) for columns, own in each]
+
+
+def second_pass_of(columns: list[Tensor], numbers: Tensor, finite: Tensor, rule: Rule) -> list[Tensor]:
+    x, g, m, v = columns
     scale, g_norm, *correct = (numbers[:, i : i + 1] for i in range(6))
     new = x.to(m.dtype)
     g = g.to(m.dtype) * scale
@@ -131,22 +148,35 @@ def second_pass(
 
 
 def run(
-    function: Callable[..., list[Tensor]], stack: Stack, numbers: Tensor, finite: Tensor, rule: Rule
-) -> list[Tensor]:  # fmt: skip
-    """A pass over a stack: compiled where one kernel serves many, else as it stands."""
-    return (through_compiler(function) if stack.compilable else function)(*stack.columns, numbers, finite, rule)
+    function: Callable[..., list[list[Tensor]]], group: list[Stack], numbers: Tensor, finite: Tensor, rule: Rule
+) -> list[list[Tensor]]:  # fmt: skip
+    """A pass over a group of stacks: compiled where one kernel serves many, else as it stands.
+
+    `finite` goes in as a column, [R, 1], from which the compiler makes one loop over moments and norms.
+    """
+    columns = [stack.columns for stack in group]
+    own = numbers[torch.tensor([stack.members for stack in group])]
+    verdict = finite.expand(len(columns[0][0]), 1).contiguous()
+    return (through_compiler(function) if group[0].compilable else function)(columns, own, verdict, rule)
 
 
-def spread(stacks: list[Stack], numbers: Tensor) -> Sequence[Tensor]:
-    """Numbers of tensors, [n, K], beside the rows of each stack, [R, K]."""
-    rows = [len(stack.columns[0]) for stack in stacks]
-    places = torch.tensor([place for stack in stacks for place in stack.members], device=numbers.device)
-    counts = [count // len(stack.members) for stack, count in zip(stacks, rows, strict=True) for _ in stack.members]
-    return numbers[places.repeat_interleave(torch.tensor(counts, device=numbers.device))].split(rows)
+def grouped(stacks: list[Stack]) -> list[list[Stack]]:
+    """Stacks of one shape, TOGETHER in a group or alone: each length of a group is a compilation of its own."""
+    groups: list[list[Stack]] = []
+    alike: dict[torch.Size, list[Stack]] = {}
+    for stack in stacks:
+        if stack.compilable:
+            alike.setdefault(stack.columns[0].shape, []).append(stack)
+        else:
+            groups.append([stack])
+    for same in alike.values():
+        full = len(same) // TOGETHER * TOGETHER
+        groups += [same[i : i + TOGETHER] for i in range(0, full, TOGETHER)] + [[stack] for stack in same[full:]]
+    return groups
 
 
 @cache
-def through_compiler(function: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
+def through_compiler(function: Callable[..., Any]) -> Callable[..., Any]:
     """One compilation serves tensors of every size."""
     return torch.compile(function, dynamic=True)
 
