@@ -1,7 +1,6 @@
 """Puts the parts of pretraining together on one rank: model, optimizer, data, restored state, results."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -20,11 +19,11 @@ from bert_lamb.data.order import Order
 from bert_lamb.data.packing import SpecialIds
 from bert_lamb.data.vocabulary import VOCABULARY, continuation_pieces, read_vocabulary
 from bert_lamb.fitting import fitted_tokens, peak_gib, room_gib
-from bert_lamb.hashing import key
 from bert_lamb.machine import device_name, machine_record
 from bert_lamb.model import batch_flops, build_bert, pretraining_losses, takes_varlen
 from bert_lamb.optim import LARS, PRESETS, Lamb, Lars, decay_groups, has_compiler
 from bert_lamb.parallel import Single
+from bert_lamb.repeatable import repeat_to_the_bit
 from bert_lamb.run import (
     Dashboard,
     MetricsLog,
@@ -44,7 +43,6 @@ from bert_lamb.settings import MODEST_TOKENS, OptimizerSettings, Settings
 
 log = logging.getLogger(__name__)
 
-DROPOUT = 3  # domain of the keys, beside order.ORDER, masking.MASKS and packing.DROPPED
 SHAPES = 32  # more than a run's micro-batches have: beyond its limit the compiler would give up without a word
 PRECISIONS = {"bf16": torch.float32, "fp32": torch.float32, "fp64": torch.float64}  # of the weights
 
@@ -278,17 +276,3 @@ def should_compile(wanted: str, device: torch.device) -> bool:
     if wanted != "auto":
         return wanted == "on"
     return device.type == "cuda" or has_compiler()
-
-
-def repeat_to_the_bit(asked: bool, device: torch.device) -> None:
-    """Kernels that repeat to the bit, and none chosen by timing: where asked, and on a CPU always, where it is free."""
-    if not asked and device.type == "cuda":
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"
-    torch.use_deterministic_algorithms(True)
-
-
-def seed_dropout(seed: int, phase: int, step: int, micro_batch: int, rank: int) -> None:
-    """What torch's generators draw (a GPU's dropout) is a function of its place too: a resumed run draws the same."""
-    torch.manual_seed(int(key(DROPOUT, seed, phase, step, micro_batch, rank)) >> 1)

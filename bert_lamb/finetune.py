@@ -18,13 +18,13 @@ import torch
 from tokenizers import Tokenizer
 from transformers import BertForQuestionAnswering
 
-from bert_lamb.assembly import repeat_to_the_bit
 from bert_lamb.data.vocabulary import VOCABULARY, load_tokenizer
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.machine import machine_record
 from bert_lamb.model import bert_config
 from bert_lamb.optim import Schedule, decay_groups, set_lr
 from bert_lamb.parallel import inside_torchrun, use_cuda
+from bert_lamb.repeatable import repeat_to_the_bit
 from bert_lamb.run import (
     EXIT_STOPPED,
     RunFolder,

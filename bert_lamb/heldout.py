@@ -8,7 +8,7 @@ from bert_lamb.data.masking import masked_counts
 from bert_lamb.data.order import Chosen
 from bert_lamb.hashing import key, permute
 
-HELDOUT = 4  # domain of the key, beside order.ORDER, masking.MASKS, assembly.DROPOUT and packing.DROPPED
+HELDOUT = 4  # domain of the key, beside order.ORDER, masking.MASKS, repeatable.DROPOUT and packing.DROPPED
 
 
 def heldout_numbers(run: Assembly, number: int) -> dict[str, float]:

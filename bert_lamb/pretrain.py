@@ -9,13 +9,14 @@ import sys
 import time
 from pathlib import Path
 
-from bert_lamb.assembly import Assembly, seed_dropout
+from bert_lamb.assembly import Assembly
 from bert_lamb.budget import budget, budget_text, schedule
 from bert_lamb.fitting import explain_memory
 from bert_lamb.heldout import heldout_numbers
 from bert_lamb.optim import set_lr
 from bert_lamb.parallel import device_count, inside_torchrun, open_strategy, start_ranks
 from bert_lamb.preflight import memory_warnings, preflight_problems
+from bert_lamb.repeatable import seed_dropout
 from bert_lamb.run import EXIT_STOPPED, RunFolder, StepTotals, StopRequest, open_run
 from bert_lamb.settings import Settings, command
 

@@ -34,6 +34,7 @@ def torch_as_it_comes():
     """What a run asks of torch for the whole process ends with its test."""
     yield
     torch.use_deterministic_algorithms(False)
+    torch._inductor.config.deterministic = False
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def test_the_gpu_script_runs_dry_and_goes_on(tmp_path: Path, monkeypatch: pytest
         return json.loads(out.read_text())
 
     first = run("ceilings", "ours-base")
-    figures = run("ours-base", "ours-large", "peers", "lamb", "page")
+    figures = run("modes", "ours-base", "ours-large", "peers", "lamb", "page")
     assert {name: figures[name] for name in first} == first
     assert not [name for name, figure in figures.items() if "failed" in figure]
     ours = figures["ours base 512 tokens=1024 dropout=0.1"]
@@ -87,6 +87,8 @@ def test_the_gpu_script_runs_dry_and_goes_on(tmp_path: Path, monkeypatch: pytest
     trainer, loop = (figures[f"{who} large 128 sequences=4"]["tokens_s"] for who in ("Trainer", "loop"))
     (line,) = [li for li in page.split("## BERT-large, 128")[1].split("##")[0].splitlines() if "hand-written" in li]
     assert float(line.split("|")[6]) == pytest.approx(loop / trainer, abs=0.006)
+    for mode in ("in CUDA graphs", "deterministic"):
+        assert page.count(f"| ours, {mode} | 1,024 tokens | 0.1 |") == 2
     assert out.with_suffix(".png").stat().st_size > 5000
 
 

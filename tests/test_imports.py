@@ -12,12 +12,13 @@ PACKAGES = ("bert_lamb", "data_prep")
 LONGEST = 320  # lines of a file
 
 STAGES = {"pretrain", "finetune", "evaluate", "report", "plan", "sweep"}
-PARTS = "settings batch files machine hashing data model optim parallel run tasks"
+PARTS = "settings batch files machine hashing repeatable data model optim parallel run tasks"
 HELPERS = "budget assembly fitting heldout preflight"  # what the stages are put together from
 REPORT = "report_parts summary"  # report_*.py and the sweep's table
 MAY = {  # part: parts of bert_lamb that it may import, besides itself
     **dict.fromkeys(["files", "batch", "machine", "hashing"], ""),
     "settings": "",
+    "repeatable": "hashing",
     "data": "settings batch files hashing",
     "model": "settings batch hashing",
     "optim": "",

@@ -18,9 +18,10 @@ from rank_pretrain import pretrain_for
 from safetensors.torch import load_file
 from tools import assert_same_bits, environment, fresh, losses_of, prepared, tiny_overrides, torchrun
 
-from bert_lamb.assembly import Assembly, seed_dropout
+from bert_lamb.assembly import Assembly
 from bert_lamb.optim import has_compiler
 from bert_lamb.pretrain import pretrain
+from bert_lamb.repeatable import repeat_to_the_bit, seed_dropout
 from bert_lamb.run import EXIT_STOPPED, RunFolder, list_checkpoints, open_run
 
 STEPS = {1: 6, 2: 4}  # of `tiny`
@@ -52,6 +53,19 @@ def test_one_process(place: Path, moments: str) -> None:
         assert sum(len(losses_of(cut.path, n)) for n in (1, 2) if cut.phase(n).exists()) == steps
         pretrain(cut)
         assert_same_bits(cut, uncut)
+
+
+def test_what_repeats_to_the_bit() -> None:
+    """A CPU always, a GPU where asked; torch's compiler too, whose own setting is read before ours could be."""
+
+    def deterministic(asked: bool, device: str) -> tuple[bool, bool]:
+        repeat_to_the_bit(asked, torch.device(device))
+        return torch.are_deterministic_algorithms_enabled(), torch._inductor.config.deterministic
+
+    assert deterministic(False, "cuda") == (False, False)
+    assert deterministic(True, "cuda") == (True, True)
+    torch.use_deterministic_algorithms(False)
+    assert deterministic(False, "cpu") == (True, True)
 
 
 @pytest.fixture

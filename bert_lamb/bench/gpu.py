@@ -29,10 +29,11 @@ from bert_lamb.data.masking import masked_counts
 from bert_lamb.machine import machine_record
 from bert_lamb.model import batch_flops, pretraining_losses, takes_varlen
 from bert_lamb.optim import Lamb, decay_groups
+from bert_lamb.repeatable import repeat_to_the_bit
 
 log = logging.getLogger(__name__)
 
-PARTS = ("ceilings", "ours-base", "ours-large", "peers", "lamb", "page")
+PARTS = ("ceilings", "ours-base", "ours-large", "peers", "lamb", "modes", "page")
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,10 @@ def main() -> None:
         results = Results(arguments.out, machine_record(device, 1))
         bench = Bench(device, arguments.dry, results)
         work = {"ceilings": bench.ceilings, "ours-base": lambda: bench.ours("base"),
-                "ours-large": lambda: bench.ours("large"), "peers": bench.peers, "lamb": bench.lamb}  # fmt: skip
-        for part in arguments.part:
-            if part in work:
+                "ours-large": lambda: bench.ours("large"), "peers": bench.peers, "lamb": bench.lamb,
+                "modes": bench.modes}  # fmt: skip
+        for part in PARTS:
+            if part in arguments.part and part in work:
                 work[part]()
         figures = results.figures
     if "page" in arguments.part:
@@ -136,6 +138,14 @@ class Bench:
                         key = f"ours {name} {seq_len} tokens={budget} dropout={p}"
                         self._results.measure(key, partial(self._ours, size, seq_len, budget, p))
 
+    def modes(self) -> None:
+        """What else torch can be asked for: CUDA graphs, where launches weigh most; kernels that repeat to the bit."""
+        for mode, which in (("graphs", 0), ("deterministic", -1)):  # last, for it stays on
+            for name, size in self._models.items():
+                budget = size.budgets[which]
+                key = f"ours {name} 128 tokens={budget} dropout=0.1 {mode}"
+                self._results.measure(key, partial(self._ours, size, 128, budget, 0.1, mode))
+
     def peers(self) -> None:
         """transformers' Trainer and a hand-written loop, on padded batches of the same lengths."""
         for name, size in self._models.items():
@@ -168,13 +178,17 @@ class Bench:
         seconds = self._timed(lambda: a @ b, 20)
         return {"tflops": 2 * n * k * m / statistics.median(seconds) / 1e12, "seconds": seconds}
 
-    def _ours(self, size: Size, seq_len: int, budget: int, p: float) -> dict[str, Any]:
-        config = bert_config(size, p)
-        bert = plain_bert(config, 0, self._device)
+    def _ours(self, size: Size, seq_len: int, budget: int, p: float, mode: str = "") -> dict[str, Any]:
+        repeat_to_the_bit(mode == "deterministic", self._device)
+        bert = plain_bert(bert_config(size, p), 0, self._device)
+        for parameter in bert.parameters():  # a global batch adds to gradients, and graphs could not keep new ones
+            parameter.grad = torch.zeros_like(parameter)
         batches = list(packed(seq_len, budget, 4, takes_varlen(self._device, torch.bfloat16), self._dry))
-        losses = pretraining_losses if self._dry else torch.compile(pretraining_losses, dynamic=False)
+        how = "reduce-overhead" if mode == "graphs" else None
+        losses = pretraining_losses if self._dry else torch.compile(pretraining_losses, dynamic=False, mode=how)
 
         def step(batch: PackedBatch) -> None:
+            torch.compiler.cudagraph_mark_step_begin()
             with torch.autocast(self._device.type, torch.bfloat16):
                 sums = losses(bert, batch)
             (sums.mlm / 1e4 + sums.nsp / 1e2).backward()

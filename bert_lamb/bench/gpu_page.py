@@ -8,9 +8,10 @@ from bert_lamb.bench.pages import quartiles
 from bert_lamb.machine import measured_on
 
 Figures = dict[str, Any]
-OURS = re.compile(r"ours (\w+) (\d+) tokens=(\d+) dropout=([\d.]+)")
+OURS = re.compile(r"ours (\w+) (\d+) tokens=(\d+) dropout=([\d.]+)(?: (graphs|deterministic))?")
 PEER = re.compile(r"(Trainer|loop) (\w+) (\d+) sequences=(\d+)")
 WORDS = {"Trainer": "HF Trainer, bf16", "loop": "hand-written loop, bf16, sdpa", "ours": "ours, compiled"}
+MODES = {"graphs": "ours, in CUDA graphs", "deterministic": "ours, deterministic"}
 
 
 def best_product(figures: Figures) -> float | None:
@@ -24,9 +25,9 @@ def steps(figures: Figures) -> list[dict[str, Any]]:
     rows = []
     for name, figure in figures.items():
         if ours := OURS.fullmatch(name):
-            model, seq_len, tokens, dropout = ours.groups()
-            rows.append({"who": "ours", "model": model, "seq_len": int(seq_len), "size": f"{int(tokens):,} tokens",
-                         "dropout": float(dropout), **figure})  # fmt: skip
+            model, seq_len, tokens, dropout, mode = ours.groups()
+            rows.append({"who": "ours" if mode is None else mode, "model": model, "seq_len": int(seq_len),
+                         "size": f"{int(tokens):,} tokens", "dropout": float(dropout), **figure})  # fmt: skip
         elif peer := PEER.fullmatch(name):
             who, model, seq_len, batch = peer.groups()
             rows.append({"who": who, "model": model, "seq_len": int(seq_len), "size": f"{batch} sequences",
@@ -84,7 +85,7 @@ def page(figures: Figures, figure: str) -> str:
 
 
 def _row(row: dict[str, Any], trainer: dict[str, Any] | None, top: float | None) -> str:
-    head = f"| {WORDS[row['who']]} | {row['size']} | {row['dropout']:g} | "
+    head = f"| {(WORDS | MODES)[row['who']]} | {row['size']} | {row['dropout']:g} | "
     if "tokens_s" not in row:
         return head + " | ".join(["-"] * 8) + " |"
     times = f"{row['tokens_s'] / trainer['tokens_s']:.2f}" if trainer else "-"

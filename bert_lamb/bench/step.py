@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bert_lamb.assembly import Assembly, seed_dropout
+from bert_lamb.assembly import Assembly
 from bert_lamb.batch import PackedBatch
 from bert_lamb.bench import profile
 from bert_lamb.bench.pages import quartiles
@@ -29,6 +29,7 @@ from bert_lamb.machine import machine_record, measured_on
 from bert_lamb.model import bert_config, training_flops
 from bert_lamb.optim import set_lr
 from bert_lamb.parallel import Single, use_cuda
+from bert_lamb.repeatable import seed_dropout
 from bert_lamb.run import StepTotals, StopRequest, open_run
 from bert_lamb.settings import Settings, compose_settings
 

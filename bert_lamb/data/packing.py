@@ -10,7 +10,7 @@ from bert_lamb.data.instances import InstanceTables, Rows
 from bert_lamb.data.masking import MaskRule, mask, token_hashes
 from bert_lamb.data.planner import Shape
 
-DROPPED = 5  # domain of the keys, beside order.ORDER, masking.MASKS, assembly.DROPOUT and heldout.HELDOUT
+DROPPED = 5  # domain of the keys, beside order.ORDER, masking.MASKS, repeatable.DROPOUT and heldout.HELDOUT
 
 
 @dataclass

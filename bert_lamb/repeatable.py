@@ -1,0 +1,24 @@
+"""What makes a run end in the same bits however often it was cut: torch's kernels, and torch's draws."""
+
+import os
+
+import torch
+import torch._inductor.config
+
+from bert_lamb.hashing import key
+
+DROPOUT = 3  # domain of the keys, beside order.ORDER, masking.MASKS and packing.DROPPED
+
+
+def repeat_to_the_bit(asked: bool, device: torch.device) -> None:
+    """Kernels that repeat to the bit, and none chosen by timing: where asked, and on a CPU always, where it is free."""
+    if not asked and device.type == "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
+    torch._inductor.config.deterministic = True  # its environment variable is read by `import torch`, too early
+    torch.use_deterministic_algorithms(True)
+
+
+def seed_dropout(seed: int, phase: int, step: int, micro_batch: int, rank: int) -> None:
+    """What torch's generators draw (a GPU's dropout) is a function of its place too: a resumed run draws the same."""
+    torch.manual_seed(int(key(DROPOUT, seed, phase, step, micro_batch, rank)) >> 1)
