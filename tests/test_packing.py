@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -111,13 +111,17 @@ def test_round_up_keeps_what_is_real(tmp_path: Path) -> None:
         assert (len(up.input_ids), len(up.masked_labels), up.max_seqlen) == (250, 60, 32)
 
 
-def loader_threads() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "loader"]
+@pytest.fixture
+def new_loaders() -> Iterator[Callable[[], list[threading.Thread]]]:
+    """Loaders' threads that this test began (another's failure may hold some still). None may be left at its end."""
+    before = set(threading.enumerate())
 
+    def new() -> list[threading.Thread]:
+        return [t for t in threading.enumerate() if t.name == "loader" and t not in before]
 
-def wait_for_no_loader() -> None:
+    yield new
     for _ in range(200):
-        if not loader_threads():
+        if not new():
             return
         time.sleep(0.05)
     raise AssertionError("the loader's thread is still there")
@@ -146,12 +150,13 @@ def test_pinned_batches_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 assert value == other
 
 
+@pytest.mark.usefixtures("new_loaders")
 @pytest.mark.parametrize("depth", [1, 2, 10])
 def test_prefetched_gives_the_same_items(depth: int) -> None:
     assert list(prefetched(iter(range(20)), depth)) == list(range(20))
-    wait_for_no_loader()
 
 
+@pytest.mark.usefixtures("new_loaders")
 @pytest.mark.parametrize("depth", [1, 5])
 def test_prefetched_passes_exceptions_on(depth: int) -> None:
     def items() -> Iterator[int]:
@@ -164,10 +169,9 @@ def test_prefetched_passes_exceptions_on(depth: int) -> None:
         for item in prefetched(items(), depth):
             got.append(item)
     assert got == [1, 2], "what was made before the failure still comes"
-    wait_for_no_loader()
 
 
-def test_prefetched_ends_its_thread_when_closed() -> None:
+def test_prefetched_ends_its_thread_when_closed(new_loaders: Callable[[], list[threading.Thread]]) -> None:
     def endless() -> Iterator[int]:
         number = 0
         while True:
@@ -176,9 +180,8 @@ def test_prefetched_ends_its_thread_when_closed() -> None:
 
     stream = prefetched(endless(), 2)
     assert next(stream) == 0
-    assert len(loader_threads()) == 1
+    assert len(new_loaders()) == 1
     stream.close()
-    wait_for_no_loader()
 
 
 def test_prefetched_makes_no_more_than_asked_ahead() -> None:
@@ -190,10 +193,10 @@ def test_prefetched_makes_no_more_than_asked_ahead() -> None:
     stream.close()
 
 
+@pytest.mark.usefixtures("new_loaders")
 def test_a_phase_left_early_ends_its_thread(tmp_path: Path) -> None:
     make_store(tmp_path / "made")
     steps = phase_data(tmp_path / "made", 0, 1, 7).steps(0, 50)
     step = next(steps)
     next(step.batches)
     steps.close()  # type: ignore[attr-defined]
-    wait_for_no_loader()
