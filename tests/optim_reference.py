@@ -132,7 +132,7 @@ def awkward(wide: bool) -> dict[str, np.ndarray]:
         "tiny gradient": rng.normal(size=(2, 2)),
         "cube": rng.normal(size=(2, 3, 5)) * 0.02,
         "every other step": rng.normal(size=4),
-        "long rows": rng.normal(size=(3, 129)) * 0.1,
+        "several rows": rng.normal(size=(3, 3000)) * 0.1,  # of plain.ROW numbers, and a rest
     }
     if wide:
         tensors |= {"huge": rng.normal(size=(3, 3)) * 1e100, "minute": rng.normal(size=(3, 3)) * 1e-100}

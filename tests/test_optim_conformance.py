@@ -59,6 +59,7 @@ def conforms(
     start = {n: p.detach().double().numpy().copy() for n, p in ps.items()}
     x = {n: a.copy() for n, a in start.items()}
     m, v = ({n: np.zeros_like(a) for n, a in start.items()} for _ in range(2))
+    ways = {n: np.zeros_like(a) for n, a in start.items()}
     done = dict.fromkeys(ps, 0)
     for step in range(1, STEPS + 1):
         lr = 0.004 * step
@@ -78,13 +79,16 @@ def conforms(
             if n in NEITHER | ADAPTED_ONLY:
                 o.decay = 0.0
             o.adapt = o.adapt and n not in NEITHER | DECAYED_ONLY and (o.adapt != "decayed" or o.decay != 0)
+            before = x[n]
             x[n], m[n], v[n] = ALGORITHMS[algorithm](x[n], own * scale, m[n], v[n], done[n], lr, o)
+            ways[n] = ways[n] + np.abs(x[n] - before)
             grad = ps[n].grad
             assert grad is not None
             np.testing.assert_array_equal(grad.double().numpy(), own, f"{n}: p.grad is not ours to change")
             assert optimizer.state[ps[n]]["step"] == done[n]
         for n, p in ps.items():
-            close(p.detach().double().numpy(), x[n], start[n], wide, f"{n} after step {step}")
+            since = x[n] - ways[n] if wide else start[n]  # rounding is of the whole way, there and back
+            close(p.detach().double().numpy(), x[n], since, wide, f"{n} after step {step}")
 
 
 def close(

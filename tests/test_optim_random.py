@@ -35,7 +35,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tup
     if request.param == "rows" and not has_compiler():
         pytest.skip("no C++ compiler")
     monkeypatch.setattr(rows, "SMALL", 32)
-    monkeypatch.setattr(rows, "through_compiler", lambda function: function)
+    monkeypatch.setattr(rows, "through_compiler", lambda function, *kind: function)
     return ByParts if request.param == "parts" else Lamb, {"fused": request.param == "rows"}
 
 

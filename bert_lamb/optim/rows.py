@@ -12,19 +12,30 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bert_lamb.optim.plain import Readings, corrected_lr, corrections, moments, over_norm, trust_ratio, updates, write
+from bert_lamb.optim.plain import (
+    ROW,
+    Readings,
+    corrected_lr,
+    corrections,
+    moments,
+    norm_of,
+    over_norm,
+    trust_ratio,
+    updates,
+    write,
+)  # fmt: skip
 from bert_lamb.optim.rule import Rule
 
 SMALL = 1 << 16  # numbers: below, a tensor costs more in calls than in work
 MANY = 8  # small tensors: from here on, stacking them saves more calls than it makes
-ROW = 4096  # numbers; 16 KiB in fp32: a row's norm has lost no digits that matter
 MIN_COMPILED_ROW = 16  # numbers; one vector of the widest CPUs
-TOGETHER = 4  # large tensors of one shape in a call: calls are a tenth of a step, and compiling takes longer with more
+TOGETHER = 4  # large tensors of one size in a call: calls are a tenth of a step, and compiling takes longer with more
 WORTH_COMPILING = 1 << 22  # numbers in a parameter group: below, a compilation would take long to repay
 
 
@@ -39,7 +50,7 @@ class Stack(NamedTuple):
     def compilable(self) -> bool:
         """Sizes 0 and 1 would each be a compilation of their own."""
         rows, length = self.columns[0].shape
-        return not self.copied and rows > 1 and length >= MIN_COMPILED_ROW
+        return len(self.members) == 1 and rows > 1 and length >= MIN_COMPILED_ROW
 
 
 def update(
@@ -52,8 +63,8 @@ def update(
     found: dict[int, Tensor] = {}  # a tensor's place: norms of its weights and of each update
     for group in groups:
         for stack, norms in zip(group, run(first_pass, group, numbers, finite, rule), strict=True):
-            if not stack.copied:
-                norms = [torch.linalg.vector_norm(of_rows, rule.norm, dim=0, keepdim=True) for of_rows in norms]
+            if len(stack.members) == 1:
+                norms = [norm_of(of_rows, rule.norm)[None] for of_rows in norms]
             found.update(zip(stack.members, torch.stack(norms, dim=1).unbind(), strict=True))
     readings, sizes = sizes_of(torch.stack([found[i] for i in range(len(params))]), steps, lr, rule)
     numbers = torch.cat([numbers, sizes], dim=1)
@@ -71,7 +82,8 @@ def put_back(stack: Stack, *tensors: Sequence[Tensor]) -> None:
     x, _, m, v = stack.columns
     for olds, column in zip(tensors, (x, m, v), strict=True):
         own = [olds[place] for place in stack.members]
-        torch._foreach_copy_(own, [new.view_as(old) for old, new in zip(own, column, strict=True)])
+        each = column.view(len(own), -1)
+        torch._foreach_copy_(own, [new.view_as(old) for old, new in zip(own, each, strict=True)])
 
 
 def numbers_of(grads: Sequence[Tensor], steps: Sequence[Tensor], rule: Rule, scale: Tensor) -> Tensor:
@@ -79,7 +91,7 @@ def numbers_of(grads: Sequence[Tensor], steps: Sequence[Tensor], rule: Rule, sca
     t = torch.stack(list(steps)) + 1
     scales, g_norms = scale.expand(len(grads)), torch.zeros_like(t, dtype=scale.dtype)
     if rule.variant == "lans":
-        g_norms = torch.stack([torch.linalg.vector_norm(g, dtype=scale.dtype) for g in grads]) * scales
+        g_norms = torch.stack([norm_of(g, 2, scale.dtype) for g in grads]) * scales
     correct = [torch.zeros_like(g_norms) + c for c in corrections(t, scale.dtype, rule)]
     return torch.stack([scales, g_norms, *correct], dim=1)
 
@@ -157,11 +169,14 @@ def run(
     columns = [stack.columns for stack in group]
     own = numbers[torch.tensor([stack.members for stack in group])]
     verdict = finite.expand(len(columns[0][0]), 1).contiguous()
-    return (through_compiler(function) if group[0].compilable else function)(columns, own, verdict, rule)
+    if group[0].compilable:
+        kind = rule.variant, rule.norm, rule.maximize, rule.grad_averaging, *(c.dtype for c in columns[0]), len(group)
+        function = through_compiler(function, *kind)
+    return function(columns, own, verdict, rule)
 
 
 def grouped(stacks: list[Stack]) -> list[list[Stack]]:
-    """Stacks of one shape, TOGETHER in a group or alone: each length of a group is a compilation of its own."""
+    """Stacks of as many rows of one length, TOGETHER in a group or alone: either is a compilation of its own."""
     groups: list[list[Stack]] = []
     alike: dict[torch.Size, list[Stack]] = {}
     for stack in stacks:
@@ -176,9 +191,13 @@ def grouped(stacks: list[Stack]) -> list[list[Stack]]:
 
 
 @cache
-def through_compiler(function: Callable[..., Any]) -> Callable[..., Any]:
-    """One compilation serves tensors of every size."""
-    return torch.compile(function, dynamic=True)
+def through_compiler(function: Callable[..., Any], *kind: Any) -> Callable[..., Any]:
+    """One compilation of a kind serves tensors of every size.
+
+    Each kind is code of its own: torch compiles one piece of code eight times and then runs it as it stands.
+    """
+    own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+    return torch.compile(own, dynamic=True)
 
 
 def stacked(*columns: Sequence[Tensor]) -> list[Stack]:
@@ -187,10 +206,11 @@ def stacked(*columns: Sequence[Tensor]) -> list[Stack]:
     small: dict[int, list[int]] = {}
     for place, tensors in enumerate(zip(*columns, strict=True)):
         size = tensors[0].numel()
-        if size >= SMALL and all(tensor.is_contiguous() for tensor in tensors):
-            stacks.append(Stack([place], [t.view(-1, row_length(size)).detach() for t in tensors], copied=False))
-        else:
+        if size < SMALL:
             small.setdefault(size, []).append(place)
+        else:
+            rows = [t.contiguous().view(-1, row_length(size)).detach() for t in tensors]
+            stacks.append(Stack([place], rows, copied=not all(t.is_contiguous() for t in tensors)))
     for size, places in small.items():
         copies = [torch.stack([column[i].detach().reshape(size) for i in places]) for column in columns]
         stacks.append(Stack(places, copies, copied=True))
