@@ -14,9 +14,14 @@ def repeat_to_the_bit(asked: bool, device: torch.device) -> None:
     """Kernels that repeat to the bit, and none chosen by timing: where asked, and on a CPU always, where it is free."""
     if not asked and device.type == "cuda":
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
-    torch._inductor.config.deterministic = True  # its environment variable is read by `import torch`, too early
-    torch.use_deterministic_algorithms(True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at a process's first product
+    set_deterministic(True)
+
+
+def set_deterministic(on: bool) -> None:
+    """torch's kernels and its compiler's, for the whole process."""
+    torch._inductor.config.deterministic = on
+    torch.use_deterministic_algorithms(on)
 
 
 def seed_dropout(seed: int, phase: int, step: int, micro_batch: int, rank: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from prepare_tools import corpus, data_settings
 from tools import make_store
 
+from bert_lamb.repeatable import set_deterministic
 from data_prep.prepare import prepare
 
 
@@ -33,8 +34,7 @@ def store(finished, tmp_path) -> Path:
 def torch_as_it_comes():
     """What a run asks of torch for the whole process ends with its test."""
     yield
-    torch.use_deterministic_algorithms(False)
-    torch._inductor.config.deterministic = False
+    set_deterministic(False)
 
 
 @pytest.fixture(scope="module")

@@ -139,7 +139,10 @@ class Bench:
                         self._results.measure(key, partial(self._ours, size, seq_len, budget, p))
 
     def modes(self) -> None:
-        """What else torch can be asked for: CUDA graphs, where launches weigh most; kernels that repeat to the bit."""
+        """What else torch can be asked for: CUDA graphs, where launches weigh most; kernels that repeat to the bit.
+
+        In a process of their own: cuBLAS reads how to repeat before its first product.
+        """
         for mode, which in (("graphs", 0), ("deterministic", -1)):  # last, for it stays on
             for name, size in self._models.items():
                 budget = size.budgets[which]
@@ -179,6 +182,8 @@ class Bench:
         return {"tflops": 2 * n * k * m / statistics.median(seconds) / 1e12, "seconds": seconds}
 
     def _ours(self, size: Size, seq_len: int, budget: int, p: float, mode: str = "") -> dict[str, Any]:
+        torch.compiler.reset()  # else the process's ninth shape would run uncompiled
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
         repeat_to_the_bit(mode == "deterministic", self._device)
         bert = plain_bert(bert_config(size, p), 0, self._device)
         for parameter in bert.parameters():  # a global batch adds to gradients, and graphs could not keep new ones

@@ -181,7 +181,8 @@ def page(results: list[dict[str, Any]]) -> str:
         "`make bench-optim` wrote this. Medians of interleaved rounds, quartiles beside them; fp32. Bytes: what the",
         "step's time would have copied, for each parameter, at the speed of a plain copy between its rounds. LAMB",
         f"cannot move fewer than {FLOOR}, or 44 with the norm of all gradients, which `Lamb` always makes and timm's",
-        "for its clip at 1, its default; AdamW 28.",
+        "for its clip at 1, its default; AdamW 28. A copy writes half of what it moves, LAMB less, and writing is",
+        "dearer: so a step may seem to move less than its bytes.",
     ]  # fmt: skip
     for result in results:
         lines += [

@@ -29,7 +29,7 @@ from bert_lamb.machine import machine_record, measured_on
 from bert_lamb.model import bert_config, training_flops
 from bert_lamb.optim import set_lr
 from bert_lamb.parallel import Single, use_cuda
-from bert_lamb.repeatable import seed_dropout
+from bert_lamb.repeatable import repeat_to_the_bit, seed_dropout, set_deterministic
 from bert_lamb.run import StepTotals, StopRequest, open_run
 from bert_lamb.settings import Settings, compose_settings
 
@@ -124,7 +124,9 @@ def measure(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
         for number, steps in enumerate(rounds):
             packed = [whole_batch(data, i) for i in steps]
             for one in contenders:
-                torch.use_deterministic_algorithms(one is contenders[-1] and device.type == "cpu")  # as `pretrain` does
+                set_deterministic(False)
+                if one is contenders[-1]:
+                    repeat_to_the_bit(s.hardware.deterministic, device)  # as `pretrain` does
                 began_s = time.perf_counter()
                 if one.takes_padded:
                     width = s.phase1.seq_len if one.run.fixed_width else None

@@ -42,8 +42,8 @@ class Lamb(Layerwise):
         params: tensors, or groups with their own `lr`, `weight_decay`, `adapt` and so on (see `decay_groups`).
         lr: learning rate, a number or a tensor of one.
         preset: a name of PRESETS; "paper" is Algorithm 2 with bias correction.
-        fused: as torch's optimizers name it: two kernels for all tensors, of Triton on CUDA, of torch.compile on a
-            CPU, where the first step takes seconds. False: the plain definition. None: fused on a CPU where it fits (a
+        fused: as torch's optimizers name it: two passes over memory for all tensors, kernels of Triton on CUDA, of
+            torch.compile on a CPU, where the first step takes seconds. False: the plain definition. None: fused on a CPU where it fits (a
             C++ compiler and a group of 4 M parameters), else plain. Both give the same update, to rounding. Triton's
             kernels have run in its interpreter only so far, so on CUDA they are taken where fused=True asks for them.
         foreach: False or None, taken because torch's optimizers take it: there is no path of torch._foreach calls,
@@ -81,7 +81,7 @@ class Lamb(Layerwise):
         super().check(group)
         if group["foreach"]:
             raise ValueError(
-                "foreach=True: Lamb has no path of torch._foreach calls; fused=True has two kernels for all tensors, "
+                "foreach=True: Lamb has no path of torch._foreach calls; fused=True has two passes for all tensors, "
                 "and with both at None the fastest that fits is taken"
             )
 

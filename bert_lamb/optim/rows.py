@@ -5,7 +5,8 @@ and writes the weights. That is 40 bytes a parameter in fp32, the least there is
 its norm is known. (The variants that look ahead read the gradient twice, LANS three times.)
 
 A tensor is a stack of rows. Small tensors of one length are copied into one stack, a row each; a large one is rows of
-ROW numbers at most. A row's norm is the work of one thread, so the result does not depend on how many there are.
+ROW numbers at most, and some of as many rows go together in a call. A row's norm is the work of one thread, so the
+result does not depend on how many there are.
 """
 
 import os
