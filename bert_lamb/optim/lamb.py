@@ -43,9 +43,10 @@ class Lamb(Layerwise):
         lr: learning rate, a number or a tensor of one.
         preset: a name of PRESETS; "paper" is Algorithm 2 with bias correction.
         fused: as torch's optimizers name it: two passes over memory for all tensors, kernels of Triton on CUDA, of
-            torch.compile on a CPU, where the first step takes seconds. False: the plain definition. None: fused on a CPU where it fits (a
-            C++ compiler and a group of 4 M parameters), else plain. Both give the same update, to rounding. Triton's
-            kernels have run in its interpreter only so far, so on CUDA they are taken where fused=True asks for them.
+            torch.compile on a CPU, where the first step takes seconds. False: the plain definition. None: fused on a
+            CPU where it fits (a C++ compiler and a group of 4 M parameters), else plain. Both give the same update, to
+            rounding. Triton's kernels have run in its interpreter only so far, so on CUDA they are taken where
+            fused=True asks for them.
         foreach: False or None, taken because torch's optimizers take it: there is no path of torch._foreach calls,
             and True is refused. As in torch, False without fused=True is the plain definition.
         capturable: taken because torch's optimizers take it; every path can be captured in a CUDA graph as it is
