@@ -83,7 +83,7 @@ def put_back(stack: Stack, *tensors: Sequence[Tensor]) -> None:
     x, _, m, v = stack.columns
     for olds, column in zip(tensors, (x, m, v), strict=True):
         own = [olds[place] for place in stack.members]
-        each = column.view(len(own), -1)
+        each = column.view(len(own), own[0].numel())
         torch._foreach_copy_(own, [new.view_as(old) for old, new in zip(own, each, strict=True)])
 
 
