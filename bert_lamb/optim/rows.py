@@ -111,6 +111,7 @@ def first_pass(group: list[list[Tensor]], numbers: Tensor, finite: Tensor, rule:
 
     group: weights, gradient and both moments of each stack, [R, L]; numbers: [stacks, 1 or R, 6]; finite: [R, 1].
     """
+    # unbind knows that a stack's numbers are one row; of chunk, torch 2.13 compiles reads beyond them
     each = zip(group, numbers.unbind(), strict=True)
     return [first_pass_of(columns, own, finite, rule) for columns, own in each]
 
