@@ -12,10 +12,10 @@ DROPOUT = 3  # domain of the keys, beside order.ORDER, masking.MASKS and packing
 
 def repeat_to_the_bit(asked: bool, device: torch.device) -> None:
     """Kernels that repeat to the bit, and none chosen by timing: where asked, and on a CPU always, where it is free."""
-    if not asked and device.type == "cuda":
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at a process's first product
-    set_deterministic(True)
+    repeat = asked or device.type == "cpu"
+    if repeat:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at a process's first product
+    set_deterministic(repeat)
 
 
 def set_deterministic(on: bool) -> None:

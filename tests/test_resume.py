@@ -77,11 +77,11 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("compiled", ["on", "off"])
+@pytest.mark.parametrize(
+    "compiled", [pytest.param("on", marks=pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")), "off"]
+)
 def test_several_threads(tmp_path: Path, compiled: str) -> None:
     """Sums come in any order there, the compiler's above all, unless torch is told not to."""
-    if compiled == "on" and not has_compiler():
-        pytest.skip("no C++ compiler")
     overrides = (
         "data.seq_lens=[32]", "phase2.seq_len=32", "hardware=auto", "hardware.device=cpu",
         f"hardware.compile={compiled}", "hardware.micro_batch_tokens=2048", "phase1.global_batch=128",

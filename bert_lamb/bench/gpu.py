@@ -103,8 +103,8 @@ def main() -> None:
         work = {"ceilings": bench.ceilings, "ours-base": lambda: bench.ours("base"),
                 "ours-large": lambda: bench.ours("large"), "peers": bench.peers, "lamb": bench.lamb,
                 "modes": bench.modes}  # fmt: skip
-        for part in PARTS:
-            if part in arguments.part and part in work:
+        for part in arguments.part:
+            if part in work:
                 work[part]()
         figures = results.figures
     if "page" in arguments.part:
@@ -143,7 +143,7 @@ class Bench:
 
         In a process of their own: cuBLAS reads how to repeat before its first product.
         """
-        for mode, which in (("graphs", 0), ("deterministic", -1)):  # last, for it stays on
+        for mode, which in (("graphs", 0), ("deterministic", -1)):
             for name, size in self._models.items():
                 budget = size.budgets[which]
                 key = f"ours {name} 128 tokens={budget} dropout=0.1 {mode}"

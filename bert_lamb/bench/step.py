@@ -124,9 +124,10 @@ def measure(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
         for number, steps in enumerate(rounds):
             packed = [whole_batch(data, i) for i in steps]
             for one in contenders:
-                set_deterministic(False)
                 if one is contenders[-1]:
                     repeat_to_the_bit(s.hardware.deterministic, device)  # as `pretrain` does
+                else:
+                    set_deterministic(False)
                 began_s = time.perf_counter()
                 if one.takes_padded:
                     width = s.phase1.seq_len if one.run.fixed_width else None

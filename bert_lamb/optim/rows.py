@@ -39,6 +39,8 @@ MIN_COMPILED_ROW = 16  # numbers; one vector of the widest CPUs
 TOGETHER = 4  # large tensors of one size in a call: calls are a tenth of a step, and compiling takes longer with more
 WORTH_COMPILING = 1 << 22  # numbers in a parameter group: below, a compilation would take long to repay
 
+Pass = Callable[[list[Tensor], Tensor, Tensor, Rule], list[Tensor]]
+
 
 class Stack(NamedTuple):
     """Rows of one large tensor, or one row for each of several small ones."""
@@ -106,17 +108,11 @@ def sizes_of(norms: Tensor, steps: Sequence[Tensor], lr: float | Tensor, rule: R
     return Readings(ratios[0], x_norms, u_norms[0]), sizes
 
 
-def first_pass(group: list[list[Tensor]], numbers: Tensor, finite: Tensor, rule: Rule) -> list[list[Tensor]]:
-    """Writes the moments. Returns of each stack norms of each row's weights, [R], and of each of its updates.
+def first_pass(columns: list[Tensor], numbers: Tensor, finite: Tensor, rule: Rule) -> list[Tensor]:
+    """Writes a stack's moments. Returns norms of each row's weights, [R], and of each of its updates.
 
-    group: weights, gradient and both moments of each stack, [R, L]; numbers: [stacks, 1 or R, 6]; finite: [R, 1].
+    columns: weights, gradient and both moments, [R, L]; numbers: [1 or R, 6]; finite: [R, 1].
     """
-    # unbind knows that a stack's numbers are one row; of chunk, torch 2.13 compiles reads beyond them
-    each = zip(group, numbers.unbind(), strict=True)
-    return [first_pass_of(columns, own, finite, rule) for columns, own in each]
-
-
-def first_pass_of(columns: list[Tensor], numbers: Tensor, finite: Tensor, rule: Rule) -> list[Tensor]:
     x, g, m, v = columns
     scale, g_norm, *correct = (numbers[:, i : i + 1] for i in range(6))
     old_m, old_v, x = m, v, x.to(m.dtype)
@@ -141,13 +137,8 @@ def norm_of_rows(z: Tensor, norm: float) -> Tensor:
     return torch.linalg.vector_norm(z, 1 if norm == 1 else float("inf"), dim=1)
 
 
-def second_pass(group: list[list[Tensor]], numbers: Tensor, finite: Tensor, rule: Rule) -> list[list[Tensor]]:
-    """Writes the weights; the moments are the new ones. numbers: [stacks, 1 or R, 6 + U]."""
-    each = zip(group, numbers.unbind(), strict=True)
-    return [second_pass_of(columns, own, finite, rule) for columns, own in each]
-
-
-def second_pass_of(columns: list[Tensor], numbers: Tensor, finite: Tensor, rule: Rule) -> list[Tensor]:
+def second_pass(columns: list[Tensor], numbers: Tensor, finite: Tensor, rule: Rule) -> list[Tensor]:
+    """Writes a stack's weights; the moments are the new ones. numbers: [1 or R, 6 + U]."""
     x, g, m, v = columns
     scale, g_norm, *correct = (numbers[:, i : i + 1] for i in range(6))
     new = x.to(m.dtype)
@@ -161,9 +152,15 @@ def second_pass_of(columns: list[Tensor], numbers: Tensor, finite: Tensor, rule:
     return []
 
 
-def run(
-    function: Callable[..., list[list[Tensor]]], group: list[Stack], numbers: Tensor, finite: Tensor, rule: Rule
+def each_of(
+    one_pass: Pass, group: list[list[Tensor]], numbers: Tensor, finite: Tensor, rule: Rule
 ) -> list[list[Tensor]]:  # fmt: skip
+    """A pass over every stack of a group; numbers: [stacks, 1 or R, K]."""
+    # unbind knows that a stack's numbers are one row; of chunk, torch 2.13 compiles reads beyond them
+    return [one_pass(columns, own, finite, rule) for columns, own in zip(group, numbers.unbind(), strict=True)]
+
+
+def run(one_pass: Pass, group: list[Stack], numbers: Tensor, finite: Tensor, rule: Rule) -> list[list[Tensor]]:
     """A pass over a group of stacks: compiled where one kernel serves many, else as it stands.
 
     `finite` goes in as a column, [R, 1], from which the compiler makes one loop over moments and norms.
@@ -171,10 +168,12 @@ def run(
     columns = [stack.columns for stack in group]
     own = numbers[torch.tensor([stack.members for stack in group])]
     verdict = finite.expand(len(columns[0][0]), 1).contiguous()
+    function = each_of
     if group[0].compilable:
-        kind = rule.variant, rule.norm, rule.maximize, rule.grad_averaging, *(c.dtype for c in columns[0]), len(group)
-        function = through_compiler(function, *kind)
-    return function(columns, own, verdict, rule)
+        types = [column.dtype for column in columns[0]]
+        kind = one_pass, rule.variant, rule.norm, rule.maximize, rule.grad_averaging, *types, len(group)
+        function = through_compiler(each_of, *kind)
+    return function(one_pass, columns, own, verdict, rule)
 
 
 def grouped(stacks: list[Stack]) -> list[list[Stack]]:
