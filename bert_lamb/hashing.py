@@ -5,10 +5,22 @@ input bit. The permutation is a Feistel network over it with cycle walking (Blac
 [0, n) for every n, of which any entry costs the same, so that no epoch is ever shuffled in memory.
 """
 
+from enum import IntEnum
+
 import numpy as np
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's increment, 2^64 divided by the golden ratio
 FEISTEL_ROUNDS = 6  # 4 suffice for pseudo-randomness (Luby and Rackoff 1988); two more cost nothing here
+
+
+class Domain(IntEnum):
+    """What a key is for: the first part of every key, so that no two uses ever share a stream of random numbers."""
+
+    ORDER = 1  # of the sequences (data/order.py)
+    MASKS = 2  # which tokens are masked, and by what (data/masking.py)
+    TORCH_DROPOUT = 3  # seeds of torch's own generators (training/repeatable.py)
+    HELDOUT = 4  # which held-out sequences are read (training/heldout.py)
+    PLACE_DROPOUT = 5  # dropout by place on a CPU (data/packing.py)
 
 
 def mix(x: np.ndarray) -> np.ndarray:

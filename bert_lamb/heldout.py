@@ -6,9 +6,7 @@ import torch
 from bert_lamb.assembly import Assembly
 from bert_lamb.data.masking import masked_counts
 from bert_lamb.data.order import Chosen
-from bert_lamb.hashing import key, permute
-
-HELDOUT = 4  # domain of the key, beside order.ORDER, masking.MASKS, repeatable.DROPOUT and packing.DROPPED
+from bert_lamb.hashing import Domain, key, permute
 
 
 def heldout_numbers(run: Assembly, number: int) -> dict[str, float]:
@@ -20,7 +18,9 @@ def heldout_numbers(run: Assembly, number: int) -> dict[str, float]:
     data.static_shapes = False
     zeros = np.zeros(count, np.int64)
     # drawn over all shards, by a key that knows no seed: runs of other seeds are read on the same sequences
-    chosen = Chosen(epoch=zeros, pass_=zeros, instance=permute(np.arange(count), data.tables.sizes[0], key(HELDOUT)))
+    chosen = Chosen(
+        epoch=zeros, pass_=zeros, instance=permute(np.arange(count), data.tables.sizes[0], key(Domain.HELDOUT))
+    )
     lengths = data.tables.rows(zeros, chosen.instance).spans.lengths
     sums = torch.zeros(2, dtype=torch.float64, device=run.strategy.device)
     run.bert.eval()

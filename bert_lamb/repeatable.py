@@ -5,9 +5,7 @@ import os
 import torch
 import torch._inductor.config
 
-from bert_lamb.hashing import key
-
-DROPOUT = 3  # domain of the keys, beside order.ORDER, masking.MASKS and packing.DROPPED
+from bert_lamb.hashing import Domain, key
 
 
 def repeat_to_the_bit(asked: bool, device: torch.device) -> None:
@@ -26,4 +24,4 @@ def set_deterministic(on: bool) -> None:
 
 def seed_dropout(seed: int, phase: int, step: int, micro_batch: int, rank: int) -> None:
     """What torch's generators draw (a GPU's dropout) is a function of its place too: a resumed run draws the same."""
-    torch.manual_seed(int(key(DROPOUT, seed, phase, step, micro_batch, rank)) >> 1)
+    torch.manual_seed(int(key(Domain.TORCH_DROPOUT, seed, phase, step, micro_batch, rank)) >> 1)

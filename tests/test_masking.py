@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bert_lamb.data.masking import MASKS, MaskRule, mask, masked_counts
-from bert_lamb.hashing import hash_counters, key
+from bert_lamb.data.masking import MaskRule, mask, masked_counts
+from bert_lamb.hashing import Domain, hash_counters, key
 
 VOCABULARY = 120
 CLS, SEP, MASK = 2, 3, 4
@@ -174,7 +174,7 @@ def test_whole_words_against_the_slow_rule(seed: int) -> None:
     _, positions, _ = mask(rule(True), ids, borders, special, epoch, instance)
     partial = 0
     for m, (a, b) in enumerate(pairwise(borders)):
-        instance_key = hash_counters(key(MASKS, 1, 1, 2), instance[m : m + 1])
+        instance_key = hash_counters(key(Domain.MASKS, 1, 1, 2), instance[m : m + 1])
         hashes = hash_counters(instance_key, np.arange(b - a)).tolist()
         wanted = max(1, round(0.15 * (b - a)))
         expected = slow_whole_words(ids[a:b].tolist(), special[a:b].tolist(), hashes, wanted)

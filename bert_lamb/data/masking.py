@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bert_lamb.hashing import hash_counters, key, uniform
+from bert_lamb.hashing import Domain, hash_counters, key, uniform
 
-MASKS = 2  # domain of the keys, see order.ORDER
 AS_MASK, AS_RANDOM = 0.8, 0.9  # below the first: [MASK]; below the second: a random id; else unchanged (BERT)
 REPLACEMENT_SALT, RANDOM_ID_SALT = np.uint64(0x5EED_0001), np.uint64(0x5EED_0002)
 
@@ -42,7 +41,7 @@ def mask(
     """
     lengths = np.diff(borders)
     sequence = np.repeat(np.arange(len(lengths)), lengths)
-    hashes = token_hashes(MASKS, rule, borders, epoch, instance)
+    hashes = token_hashes(Domain.MASKS, rule, borders, epoch, instance)
 
     counts = masked_counts(lengths, rule.share)
     if rule.continuation is None:

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bert_lamb.hashing import key, permute
-
-ORDER = 1  # domain of the keys, so that order and masks never share one
+from bert_lamb.hashing import Domain, key, permute
 
 
 @dataclass
@@ -39,5 +37,5 @@ class Order:
         for e in np.unique(epoch):
             here = epoch == e
             size = self.pass_sizes[e % len(ends)]
-            instance[here] = permute(offset_in_epoch[here], size, key(ORDER, self.seed, self.phase, int(e)))
+            instance[here] = permute(offset_in_epoch[here], size, key(Domain.ORDER, self.seed, self.phase, int(e)))
         return Chosen(epoch, pass_, instance)

@@ -9,8 +9,7 @@ from bert_lamb.batch import IGNORED, PackedBatch
 from bert_lamb.data.instances import InstanceTables, Rows
 from bert_lamb.data.masking import MaskRule, mask, token_hashes
 from bert_lamb.data.planner import Shape
-
-DROPPED = 5  # domain of the keys, beside order.ORDER, masking.MASKS, repeatable.DROPOUT and heldout.HELDOUT
+from bert_lamb.hashing import Domain
 
 
 @dataclass
@@ -62,7 +61,9 @@ def pack(
         masked_positions=torch.from_numpy(masked_positions),
         masked_labels=torch.from_numpy(labels),
         next_labels=torch.from_numpy(1 - rows.spans.is_next),  # transformers: 0 says that B follows A
-        dropout_keys=torch.from_numpy(token_hashes(DROPPED, rule, borders, epoch, instance).view(np.int64)),
+        dropout_keys=torch.from_numpy(
+            token_hashes(Domain.PLACE_DROPOUT, rule, borders, epoch, instance).view(np.int64)
+        ),
     )
 
 
