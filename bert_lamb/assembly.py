@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from bert_lamb.batch import Denominators, LossSums, PackedBatch
-from bert_lamb.budget import known_tokens
 from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.loader import PhaseData, Step
 from bert_lamb.data.local_copy import copy_store
 from bert_lamb.data.masking import MaskRule
 from bert_lamb.data.order import Order
 from bert_lamb.data.packing import SpecialIds
+from bert_lamb.data.planner import known_tokens
 from bert_lamb.data.vocabulary import VOCABULARY, continuation_pieces, read_vocabulary
 from bert_lamb.fitting import fitted_tokens, peak_gib, room_gib
 from bert_lamb.machine import device_name, machine_record
@@ -91,7 +91,7 @@ class Assembly:
         """The batches of a phase for this rank."""
         s, phase = self.settings, self.settings.phase(number)
         tables = InstanceTables(self.store, self.manifest, split, phase.seq_len)
-        tokens = known_tokens(s.hardware)
+        tokens = known_tokens(s.hardware.micro_batch_tokens, self.strategy.device.type == "cuda")
         data = PhaseData(
             tables=tables,
             order=Order(s.seed, number, tables.sizes, phase.global_batch),

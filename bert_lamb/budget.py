@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bert_lamb.data.planner import known_tokens, most_sequences
 from bert_lamb.model import STATIC, activation_bytes, parameter_count, training_flops
-from bert_lamb.optim import Schedule, linear_epoch_warmup, square_root_scaled
+from bert_lamb.optim import square_root_scaled
 from bert_lamb.parallel import use_cuda
-from bert_lamb.settings import MODEST_TOKENS, HardwareSettings, PhaseSettings, Settings
+from bert_lamb.run.schedule import schedule, scheduling_phase
+from bert_lamb.settings import Settings
 
 OPTIMIZER_WORDS = {
     "paper": "LAMB as in the paper", "google": "LAMB as the authors' code", "apex": "LAMB as apex's FusedLAMB",
@@ -61,43 +63,11 @@ class Budget:
         return asdict(self)
 
 
-def known_tokens(h: HardwareSettings) -> int | None:
-    """Tokens of a micro-batch; None where a GPU's memory decides when a phase begins (fitting.py)."""
-    if h.micro_batch_tokens is None and not use_cuda(h):
-        return MODEST_TOKENS
-    return h.micro_batch_tokens
-
-
-def equal_micro_batches(batch: int, devices: int, micro: int) -> bool:
-    """Whether a batch can be cut into equally many micro-batches of at most `micro` sequences on every device."""
-    return batch >= devices * -(-batch // (devices * micro))
-
-
-def schedule(s: Settings, number: int) -> Schedule:
-    """The learning rate of a phase; with handover.schedule=continue both phases share phase 1's."""
-    continues, own = s.handover.schedule == "continue", _scheduling_phase(s, number)
-    peak: Any = own.peak_lr  # checks.py refuses null in this phase
-    warmup: Any = own.warmup_steps
-    meant: Any = own.lr_batch
-    if own.lr_rule == "untuned":
-        peak = square_root_scaled(peak, meant, own.global_batch)
-        warmup = linear_epoch_warmup(warmup * meant, meant, own.global_batch)
-    return Schedule(
-        peak_lr=peak,
-        warmup_steps=warmup,
-        hold_steps=own.hold_steps,  # type: ignore[arg-type]
-        total_steps=s.phase1.steps + s.phase2.steps if continues else own.steps,
-        decay_power=own.decay_power,  # type: ignore[arg-type]
-        decay_origin=own.decay_origin,  # type: ignore[arg-type]
-        first_step=s.phase1.steps if continues and number == 2 else 0,
-    )
-
-
 def batch_warnings(s: Settings) -> list[str]:
     """Phases whose batch is far below the one that their learning rate is meant for."""
     warnings = []
     for number in (1, 2):
-        own, batch, peak = _scheduling_phase(s, number), s.phase(number).global_batch, schedule(s, number).peak_lr
+        own, batch, peak = scheduling_phase(s, number), s.phase(number).global_batch, schedule(s, number).peak_lr
         meant = own.global_batch if own.lr_rule == "untuned" else own.lr_batch
         if meant is not None and batch * FAR_BELOW < meant:
             fitting = square_root_scaled(peak, meant, batch)
@@ -106,11 +76,6 @@ def batch_warnings(s: Settings) -> list[str]:
                 f"{peak:.3g} is meant for; by the square root of the batch it would be {fitting:.2g}"
             )
     return warnings
-
-
-def _scheduling_phase(s: Settings, number: int) -> PhaseSettings:
-    """The phase whose schedule this one follows."""
-    return s.phase1 if s.handover.schedule == "continue" else s.phase(number)
 
 
 def budget(s: Settings, devices: int, manifest: dict[str, Any] | None = None) -> Budget:
@@ -142,17 +107,18 @@ def device_rate(s: Settings, seq_len: int) -> tuple[float, str]:
 
 def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: dict[str, Any] | None) -> PhaseBudget:
     phase, lr = s.phase(number), schedule(s, number)
-    tokens, h = known_tokens(s.hardware), s.hardware
+    h, cuda = s.hardware, use_cuda(s.hardware)
+    tokens = known_tokens(h.micro_batch_tokens, cuda)
     masked = max(1, round(s.masking.share * phase.seq_len))
     memory = STATIC[h.precision] * parameter_count(s.model, vocab_size)
     micro = micro_batches = None
     if tokens:
-        most = tokens // phase.seq_len
+        most = most_sequences(tokens, phase.seq_len)
         micro_batches = -(-phase.global_batch // (devices * most))
         micro = -(-phase.global_batch // (devices * micro_batches))
         rows = min(most, -(-phase.global_batch // devices))
         batch = (rows * phase.seq_len, phase.seq_len, rows * masked)
-        memory += activation_bytes(s.model, vocab_size, *batch, h.precision, h.recompute, not use_cuda(h))
+        memory += activation_bytes(s.model, vocab_size, *batch, h.precision, h.recompute, not cuda)
     sequences = phase.steps * phase.global_batch
     rates = [lr(step) for step in range(phase.steps)]
     tflops, source = device_rate(s, phase.seq_len)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from bert_lamb.batch import PackedBatch
-from bert_lamb.budget import equal_micro_batches
 from bert_lamb.data.loader import PhaseData
+from bert_lamb.data.planner import equal_micro_batches, most_sequences
 from bert_lamb.parallel import Single
 from bert_lamb.run import RunFolder, TrainingStoppedError
 
@@ -83,7 +83,7 @@ def candidates(data: PhaseData) -> list[int]:
     """seq_len and its doubles, up to a rank's share of the global batch, that leave no rank without a micro-batch."""
     whole, ranks, length = data.order.global_batch, data.ranks, data.seq_len
     doubles = [length << i for i in range(32) if length << i <= MOST and whole > ranks * (1 << i) // 2]
-    return [tokens for tokens in doubles if equal_micro_batches(whole, ranks, tokens // length)]
+    return [tokens for tokens in doubles if equal_micro_batches(whole, ranks, most_sequences(tokens, length))]
 
 
 def peaks_of(

@@ -7,8 +7,9 @@ from typing import Any
 import psutil
 import torch
 
-from bert_lamb.budget import Budget, equal_micro_batches, known_tokens
+from bert_lamb.budget import Budget
 from bert_lamb.data.manifest import read_manifest, verify_store
+from bert_lamb.data.planner import equal_micro_batches, known_tokens, most_sequences
 from bert_lamb.data.store import StoreError
 from bert_lamb.model import STATIC, build_bert, parameter_count
 from bert_lamb.optim import decay_groups
@@ -64,13 +65,14 @@ def _devices(s: Settings) -> list[str]:
 
 
 def _split(s: Settings) -> list[str]:
-    problems, tokens, devices = [], known_tokens(s.hardware), device_count(s.hardware)
+    problems, devices = [], device_count(s.hardware)
+    tokens = known_tokens(s.hardware.micro_batch_tokens, use_cuda(s.hardware))
     if tokens is None:
         return []  # found when a phase begins, among those that can be
     for number in (1, 2):
         if s.phase(number).seq_len < 1:
             continue  # told of by the settings' own checks
-        batch, micro = s.phase(number).global_batch, tokens // s.phase(number).seq_len
+        batch, micro = s.phase(number).global_batch, most_sequences(tokens, s.phase(number).seq_len)
         if micro > 0 and devices <= batch and not equal_micro_batches(batch, devices, micro):
             problems.append(
                 f"phase{number}.global_batch={batch} cannot be cut into equally many micro-batches of at most {micro} "

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from bert_lamb.assembly import Assembly
-from bert_lamb.budget import budget, budget_text, schedule
+from bert_lamb.budget import budget, budget_text
 from bert_lamb.fitting import explain_memory
 from bert_lamb.heldout import heldout_numbers
 from bert_lamb.optim import set_lr
@@ -18,6 +18,7 @@ from bert_lamb.parallel import device_count, inside_torchrun, open_strategy, sta
 from bert_lamb.preflight import memory_warnings, preflight_problems
 from bert_lamb.repeatable import seed_dropout
 from bert_lamb.run import EXIT_STOPPED, RunFolder, StepTotals, StopRequest, open_run
+from bert_lamb.run.schedule import schedule
 from bert_lamb.settings import Settings, command
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from tools import fresh, losses_of, make_store, tiny
 
 from bert_lamb.assembly import Assembly
 from bert_lamb.batch import PackedBatch
-from bert_lamb.budget import budget, budget_text, known_tokens
+from bert_lamb.budget import budget, budget_text
+from bert_lamb.data.planner import known_tokens
 from bert_lamb.fitting import FILE, MOST, SHARE, candidates, explain_memory, fitted_tokens, peaks_of
 from bert_lamb.parallel import Single
 from bert_lamb.pretrain import pretrain
@@ -148,7 +149,7 @@ def on_a_card(room: float, bytes_a_token: int = 2**25) -> Any:
         return sizes[-1] * bytes_a_token / 2**30
 
     return mock.patch.multiple(
-        "bert_lamb.assembly", known_tokens=lambda _: None, peak_gib=peak, room_gib=lambda _: room
+        "bert_lamb.assembly", known_tokens=lambda *_: None, peak_gib=peak, room_gib=lambda _: room
     )  # fmt: skip
 
 
@@ -171,7 +172,7 @@ def test_a_run_that_finds_its_own_micro_batches(place: Path) -> None:
 
 def test_a_cpu_takes_a_modest_number(place: Path) -> None:
     s = tiny(place, FOUND)
-    assert known_tokens(s.hardware) == MODEST_TOKENS
+    assert known_tokens(s.hardware.micro_batch_tokens, on_gpu=False) == MODEST_TOKENS
     folder = fresh(place, "cpu", FOUND)
     pretrain(folder)
     assert not (folder.path / FILE).exists()

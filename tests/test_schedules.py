@@ -7,8 +7,9 @@ import torch
 from tools import composed
 
 from bert_lamb.bench import schedule_figures
-from bert_lamb.budget import batch_warnings, budget, budget_text, schedule
+from bert_lamb.budget import batch_warnings, budget, budget_text
 from bert_lamb.optim import Schedule, linear_epoch_warmup, set_lr, square_root_scaled
+from bert_lamb.run.schedule import schedule
 from bert_lamb.settings import SettingsError, phase_steps, recipe
 
 LINEAR = Schedule(peak_lr=1.0, warmup_steps=1000, total_steps=5000)

@@ -8,7 +8,7 @@ import torch
 from bert_lamb.batch import PackedBatch
 from bert_lamb.data.masking import masked_counts
 from bert_lamb.data.packing import round_up
-from bert_lamb.data.planner import budget_shape, by_tokens, length_shape
+from bert_lamb.data.planner import budget_shape, by_tokens, length_shape, most_sequences
 
 VOCABULARY, SHARE, MASK = 30_522, 0.15, 103  # BERT's uncased vocabulary, and its [MASK]
 # lengths of the instances that data_prep cuts from 793 long articles of English Wikipedia: 21 equidistant quantiles
@@ -33,7 +33,7 @@ def packed(seq_len: int, budget: int, count: int, by_budget: bool, dry: bool) ->
         for chunk in chunks:
             yield round_up(random_batch(rng, lengths[chunk], seq_len), shape)
         return
-    sequences = budget // seq_len
+    sequences = most_sequences(budget, seq_len)
     for batch in of_sequences(seq_len, sequences, count):
         tokens, masked = len(batch.input_ids), len(batch.masked_positions)
         yield batch if dry else round_up(

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from bert_lamb.budget import schedule
 from bert_lamb.optim import Schedule
 from bert_lamb.report_figures import BLUE, GREY, NO_DATE, ORANGE, STYLE
+from bert_lamb.run.schedule import schedule
 from bert_lamb.settings import Settings, compose_settings
 
 FIGURES = Path("docs/figures")

@@ -15,7 +15,7 @@ from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.masking import MaskRule, masked_counts
 from bert_lamb.data.order import Chosen, Order
 from bert_lamb.data.packing import SpecialIds, pack, round_up
-from bert_lamb.data.planner import Shape, budget_shape, by_length, by_tokens, length_shape
+from bert_lamb.data.planner import Shape, budget_shape, by_length, by_tokens, length_shape, most_sequences
 
 T = TypeVar("T")
 
@@ -79,9 +79,13 @@ class PhaseData:
     def cut(self, lengths: np.ndarray) -> list[np.ndarray]:
         """Which rows of a global batch form each of this rank's micro-batches."""
         if self.padded:
-            return by_length(lengths, self.ranks, self.micro_batch_tokens // self.seq_len)[self.rank]
+            return by_length(lengths, self.ranks, self._most_sequences)[self.rank]
         budget = budget_shape(self.micro_batch_tokens, self.seq_len, self.rule.share)
         return by_tokens(lengths, self.ranks, budget.tokens, budget.sequences)[self.rank]
+
+    @property
+    def _most_sequences(self) -> int:
+        return most_sequences(self.micro_batch_tokens, self.seq_len)
 
     def make(self, chosen: Chosen, rows: np.ndarray) -> PackedBatch:
         """One micro-batch."""
@@ -95,7 +99,7 @@ class PhaseData:
         """The static shape that a micro-batch is rounded up to."""
         if not self.padded:
             return budget_shape(self.micro_batch_tokens, self.seq_len, self.rule.share)
-        whole, each = self.order.global_batch, self.ranks * (self.micro_batch_tokens // self.seq_len)
+        whole, each = self.order.global_batch, self.ranks * self._most_sequences
         largest = -(-whole // (self.ranks * -(-whole // each)))  # sequences; others have one less
         tokens, masked = len(batch.input_ids), len(batch.masked_positions)
         return length_shape(tokens, masked, batch.max_seqlen, largest, self.seq_len, self.rule.share)

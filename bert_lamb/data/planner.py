@@ -11,8 +11,25 @@ from math import ceil
 
 import numpy as np
 
+from bert_lamb.settings import MODEST_TOKENS
+
 TOKEN_SHAPES = 2  # numbers of tokens that micro-batches by length are rounded up to; each shape costs a compilation
 SEQUENCES_PER_BUDGET = 2  # times the sequences of full length: where fewer than half the places are tokens, less fits
+
+
+def known_tokens(micro_batch_tokens: int | None, on_gpu: bool) -> int | None:
+    """Tokens of a micro-batch as the settings give them; None where a GPU's memory decides (training/fitting.py)."""
+    return MODEST_TOKENS if micro_batch_tokens is None and not on_gpu else micro_batch_tokens
+
+
+def most_sequences(tokens: int, seq_len: int) -> int:
+    """Sequences of full length that a micro-batch of so many tokens holds."""
+    return tokens // seq_len
+
+
+def equal_micro_batches(batch: int, ranks: int, sequences: int) -> bool:
+    """Whether a batch can be cut into equally many micro-batches of at most `sequences` on every rank."""
+    return batch >= ranks * -(-batch // (ranks * sequences))
 
 
 @dataclass(frozen=True)
