@@ -24,14 +24,12 @@ from bert_lamb.machine import machine_record
 from bert_lamb.model import bert_config
 from bert_lamb.optim import Schedule, decay_groups, set_lr
 from bert_lamb.parallel import inside_torchrun, use_cuda
-from bert_lamb.repeatable import repeat_to_the_bit
 from bert_lamb.run import (
     EXIT_STOPPED,
     RunFolder,
     StopRequest,
     TrainingStoppedError,
     data_folder,
-    duration,
     open_run,
     verify_checkpoint,
 )
@@ -59,6 +57,8 @@ from bert_lamb.tasks.squad_model import (
     span_loss,
 )
 from bert_lamb.tasks.squad_predict import answer
+from bert_lamb.training.repeatable import repeat_to_the_bit
+from bert_lamb.words import duration
 
 log = logging.getLogger(__name__)
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from bert_lamb.budget import budget, budget_text
 from bert_lamb.data.manifest import read_manifest
 from bert_lamb.data.store import StoreError
 from bert_lamb.optim import LARS, PRESETS
 from bert_lamb.parallel import device_count
-from bert_lamb.preflight import memory_warnings
+from bert_lamb.planning.cost import budget, budget_text
+from bert_lamb.planning.preflight import memory_warnings
 from bert_lamb.run import data_folder
 from bert_lamb.settings import RECIPE_PARTS, Settings, as_dict, command, leaves, source_of, without_effect
 

@@ -9,17 +9,17 @@ import sys
 import time
 from pathlib import Path
 
-from bert_lamb.assembly import Assembly
-from bert_lamb.budget import budget, budget_text
-from bert_lamb.fitting import explain_memory
-from bert_lamb.heldout import heldout_numbers
 from bert_lamb.optim import set_lr
 from bert_lamb.parallel import device_count, inside_torchrun, open_strategy, start_ranks
-from bert_lamb.preflight import memory_warnings, preflight_problems
-from bert_lamb.repeatable import seed_dropout
+from bert_lamb.planning.cost import budget, budget_text
+from bert_lamb.planning.preflight import memory_warnings, preflight_problems
 from bert_lamb.run import EXIT_STOPPED, RunFolder, StepTotals, StopRequest, open_run
 from bert_lamb.run.schedule import schedule
 from bert_lamb.settings import Settings, command
+from bert_lamb.training.assembly import Assembly
+from bert_lamb.training.fitting import explain_memory
+from bert_lamb.training.heldout import heldout_numbers
+from bert_lamb.training.repeatable import seed_dropout
 
 log = logging.getLogger(__name__)
 

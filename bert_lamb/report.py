@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 from bert_lamb.files import write_whole
-from bert_lamb.report_figures import draw_figures
-from bert_lamb.report_run import ReportError, read_run
-from bert_lamb.report_text import report_text, verdict
+from bert_lamb.reporting.figures import draw_figures
+from bert_lamb.reporting.read_run import ReportError, read_run
+from bert_lamb.reporting.summary import summary
+from bert_lamb.reporting.text import report_text, verdict
 from bert_lamb.run import locate_run
 from bert_lamb.settings import Settings, command
-from bert_lamb.summary import summary
 
 
 def report(s: Settings) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from bert_lamb.files import write_whole
-from bert_lamb.report_data_figures import SHOWN_REASONS, draw_data_figures
-from bert_lamb.report_data_numbers import StoreNumbers, read_store, reasons
+from bert_lamb.reporting.data_figures import SHOWN_REASONS, draw_data_figures
+from bert_lamb.reporting.data_numbers import StoreNumbers, read_store, reasons
 from bert_lamb.settings import Settings, command
 
 UNKNOWN = "[UNK]"

@@ -14,9 +14,9 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 
 from bert_lamb.files import write_whole
+from bert_lamb.reporting.summary import summary
 from bert_lamb.run import locate_run
 from bert_lamb.settings import Settings, command
-from bert_lamb.summary import summary
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import torch
 from prepare_tools import corpus, data_settings
 from tools import make_store
 
-from bert_lamb.repeatable import set_deterministic
+from bert_lamb.training.repeatable import set_deterministic
 from data_prep.prepare import prepare
 
 

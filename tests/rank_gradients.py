@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from bert_lamb.assembly import Assembly
 from bert_lamb.parallel import Single, open_strategy
 from bert_lamb.parallel import strategy as strategy_module
 from bert_lamb.run import RunFolder
+from bert_lamb.training.assembly import Assembly
 
 STEP = 3
 

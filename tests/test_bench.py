@@ -11,14 +11,14 @@ import pytest
 import torch
 from tools import composed, environment, tiny, tiny_overrides
 
-from bert_lamb.assembly import Assembly
 from bert_lamb.batch import IGNORED
 from bert_lamb.bench import gpu, gpu_page, loader, parity, random_batches
 from bert_lamb.bench import step as bench
-from bert_lamb.bench.peers import HandLoop, padded
+from bert_lamb.bench.peers.loops import HandLoop, padded
 from bert_lamb.model import bert_config, training_flops
 from bert_lamb.parallel import Single
 from bert_lamb.run import open_run
+from bert_lamb.training.assembly import Assembly
 
 
 @pytest.mark.parametrize("masked_head", [False, True])

@@ -8,8 +8,8 @@ import pytest
 from prepare_tools import write_jsonl, write_text
 
 from bert_lamb.bench import data as bench
-from bert_lamb.bench.data_peers import Pipeline
 from bert_lamb.bench.own_text import TextError, take, texts
+from bert_lamb.bench.peers.pipelines import Pipeline
 from bert_lamb.data.masking import masked_counts
 
 

@@ -11,7 +11,6 @@ import torch
 from rank_pretrain import pretrain_for
 from tools import make_store, tiny
 
-from bert_lamb.assembly import Assembly
 from bert_lamb.model import build_bert
 from bert_lamb.optim import Lamb
 from bert_lamb.pretrain import pretrain
@@ -26,6 +25,7 @@ from bert_lamb.run import (
     verify_checkpoint,
 )
 from bert_lamb.settings import ModelSettings
+from bert_lamb.training.assembly import Assembly
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.json", "SHA256SUMS")
 SHAPE = ModelSettings("t", 1, 8, 2, 16, 32, 0.0, 0.0, 0.1)

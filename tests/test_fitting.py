@@ -11,15 +11,15 @@ import torch
 from test_order import phase_data
 from tools import fresh, losses_of, make_store, tiny
 
-from bert_lamb.assembly import Assembly
 from bert_lamb.batch import PackedBatch
-from bert_lamb.budget import budget, budget_text
 from bert_lamb.data.planner import known_tokens
-from bert_lamb.fitting import FILE, MOST, SHARE, candidates, explain_memory, fitted_tokens, peaks_of
 from bert_lamb.parallel import Single
+from bert_lamb.planning.cost import budget, budget_text
 from bert_lamb.pretrain import pretrain
 from bert_lamb.run import RunFolder, TrainingStoppedError
 from bert_lamb.settings import MODEST_TOKENS
+from bert_lamb.training.assembly import Assembly
+from bert_lamb.training.fitting import FILE, MOST, SHARE, candidates, explain_memory, fitted_tokens, peaks_of
 
 FOUND = "hardware.micro_batch_tokens=null"
 
@@ -149,7 +149,7 @@ def on_a_card(room: float, bytes_a_token: int = 2**25) -> Any:
         return sizes[-1] * bytes_a_token / 2**30
 
     return mock.patch.multiple(
-        "bert_lamb.assembly", known_tokens=lambda *_: None, peak_gib=peak, room_gib=lambda _: room
+        "bert_lamb.training.assembly", known_tokens=lambda *_: None, peak_gib=peak, room_gib=lambda _: room
     )  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def test_a_run_that_finds_its_own_micro_batches(place: Path) -> None:
         assert [entry["tokens"] for entry in remembered.values()] == [256, 256]
         again = fresh(place, "again", FOUND)
         (again.path / FILE).write_text(json.dumps(remembered))
-        with mock.patch("bert_lamb.fitting.peaks_of", side_effect=AssertionError("nothing is to be tried")):
+        with mock.patch("bert_lamb.training.fitting.peaks_of", side_effect=AssertionError("nothing is to be tried")):
             pretrain(again)
     for number in (1, 2):
         assert losses_of(found.path, number) == losses_of(given.path, number) == losses_of(again.path, number)
@@ -180,7 +180,7 @@ def test_a_cpu_takes_a_modest_number(place: Path) -> None:
 
 def test_the_plan_without_a_number(place: Path) -> None:
     s = tiny(place, FOUND)
-    with mock.patch("bert_lamb.budget.use_cuda", return_value=True):
+    with mock.patch("bert_lamb.planning.cost.use_cuda", return_value=True):
         plan = budget(s, 2)
         assert {p.micro_batches for p in plan.phases} == {None}
         assert "batch: as large micro-batches as fit on each device" in budget_text(s, plan)

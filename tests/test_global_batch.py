@@ -12,13 +12,13 @@ from rank_gradients import STEP, reduced_gradient
 from safetensors.torch import load_file
 from tools import environment, losses_of, prepared, torchrun
 
-from bert_lamb.assembly import Assembly
 from bert_lamb.batch import PackedBatch
-from bert_lamb.bench.peers import padded
+from bert_lamb.bench.peers.loops import padded
 from bert_lamb.parallel import Single
 from bert_lamb.pretrain import pretrain
 from bert_lamb.run import RunFolder, open_run
 from bert_lamb.settings import recipe, recipe_hash
+from bert_lamb.training.assembly import Assembly
 
 BATCH = 23  # no multiple of anything
 BUDGETS = (1024, 224, 160, 32)  # all at once, and 7, 5 or 1 sequences of at most 32 tokens at a time

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from tools import environment, losses_of, prepared, tiny
 from transformers import BertForPreTraining
 
-from bert_lamb.assembly import Assembly
 from bert_lamb.parallel import Single
 from bert_lamb.pretrain import pretrain
 from bert_lamb.run import RunFolder, open_run
+from bert_lamb.training.assembly import Assembly
 
 CURVE = Path(__file__).parent / "golden" / "losses_cpu.txt"
 HEAD = """# Losses of the run of tests/test_golden.py: phase, step, loss. fp32, eager, one thread, dropout 0.1, x86 CPU.

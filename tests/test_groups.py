@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForPreTraining, BertForQuestionAnswering
 
-from bert_lamb.assembly import make_optimizer
 from bert_lamb.optim import decay_groups
 from bert_lamb.settings import OptimizerSettings
+from bert_lamb.training.assembly import make_optimizer
 
 CONFIG = BertConfig(vocab_size=30, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from tools import make_store, tiny
 
-from bert_lamb.assembly import Assembly
 from bert_lamb.data.loader import PhaseData
-from bert_lamb.heldout import heldout_numbers
 from bert_lamb.parallel import Single
 from bert_lamb.run import open_run
+from bert_lamb.training.assembly import Assembly
+from bert_lamb.training.heldout import heldout_numbers
 
 
 def read_by(place: Path, *overrides: str) -> tuple[list[int], dict[str, float]]:

@@ -11,25 +11,35 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("bert_lamb", "data_prep")
 LONGEST = 320  # lines of a file
 
-STAGES = {"pretrain", "finetune", "evaluate", "report", "plan", "sweep"}
-PARTS = "settings batch files machine hashing repeatable data model optim parallel run tasks"
-HELPERS = "budget assembly fitting heldout preflight"  # what the stages are put together from
-REPORT = "report_parts summary"  # report_*.py and the sweep's table
-MAY = {  # part: parts of bert_lamb that it may import, besides itself
-    **dict.fromkeys(["files", "batch", "machine", "hashing"], ""),
-    "settings": "",
-    "repeatable": "hashing",
-    "data": "settings batch files hashing",
-    "model": "settings batch hashing",
-    "optim": "",
-    "parallel": "settings",
-    "run": "settings batch files parallel optim model",  # checkpoint and metrics receive objects of these
-    "tasks": "settings batch files",
-    **dict.fromkeys(HELPERS.split(), f"{PARTS} {HELPERS}"),
-    **dict.fromkeys(REPORT.split(), f"settings files data optim run tasks {REPORT} budget"),
-    **dict.fromkeys(STAGES, f"{PARTS} {HELPERS} {REPORT}"),
-    "bench": f"{PARTS} {HELPERS} {REPORT} {' '.join(STAGES)}",
-    "data_prep": "data settings files",
+COMMANDS = "pretrain finetune evaluate report report_data plan sweep"
+GROUND = "batch files hashing machine words errors"
+TOOLS = "data model parallel"
+RECORDS = "run tasks"
+ROOMS = "training planning reporting"
+BELOW_RECORDS = f"{TOOLS} optim settings {GROUND}"
+BELOW_ROOMS = f"{RECORDS} {BELOW_RECORDS}"
+MAY = {  # part of bert_lamb: the parts that it may import, besides itself. Each level uses only the levels below it.
+    **dict.fromkeys(GROUND.split(), GROUND),
+    "settings": GROUND,
+    "optim": "",  # torch alone, for people who only want the optimizer
+    **dict.fromkeys(TOOLS.split(), f"optim settings {GROUND}"),
+    "run": BELOW_RECORDS,
+    "tasks": BELOW_RECORDS,
+    **dict.fromkeys(ROOMS.split(), BELOW_ROOMS),
+    **dict.fromkeys(COMMANDS.split(), f"{ROOMS} {BELOW_ROOMS}"),
+    "bench": f"{COMMANDS} {ROOMS} {BELOW_ROOMS}",
+    "data_prep": f"data settings {GROUND}",
+}
+RULES = {  # what a wrong arrow is told, by the level of the file that has it
+    **dict.fromkeys(GROUND.split(), "the ground imports nothing but the ground"),
+    "settings": "settings stand on the ground alone",
+    "optim": "the optimizer needs torch alone",
+    **dict.fromkeys(TOOLS.split(), "data, model and parallel do not know each other, nor what uses them"),
+    **dict.fromkeys(RECORDS.split(), "run and tasks do not know each other, nor the rooms above"),
+    **dict.fromkeys(ROOMS.split(), "training, planning and reporting do not know each other, nor any command"),
+    **dict.fromkeys(COMMANDS.split(), "a command uses the rooms, never another command or a benchmark"),
+    "bench": "a benchmark may use everything of bert_lamb",
+    "data_prep": "preparing data knows the store's format and the settings alone",
 }
 
 
@@ -52,18 +62,15 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def part_of(path: Path) -> str:
+    """The room of bert_lamb, or its module at the root, that a file belongs to; "data_prep" for all of that package."""
     package, first = path.relative_to(ROOT).parts[:2]
-    return _part(first.removesuffix(".py")) if package == "bert_lamb" else package
-
-
-def _part(name: str) -> str:
-    return "report_parts" if name.startswith("report_") else name
+    return first.removesuffix(".py") if package == "bert_lamb" else package
 
 
 def forbidden(part: str, names: Iterator[str]) -> set[str]:
-    """Parts of ours among these names that `part` may not import."""
-    own = {_part(n.split(".")[1]) for n in names if n.startswith("bert_lamb.")}
-    return own - set(MAY[part].split()) - ({part} - STAGES)
+    """Parts of bert_lamb among these names that `part` may not import."""
+    own = {n.split(".")[1] for n in names if n.startswith("bert_lamb.")}
+    return own - set(MAY[part].split()) - ({part} - set(COMMANDS.split()))
 
 
 @pytest.mark.parametrize("path", [p for f in PACKAGES for p in sources(f)], ids=relative)
@@ -71,7 +78,8 @@ def test_imports_flow_down(path: Path) -> None:
     part = part_of(path)
     names = list(imported(path))
     if part != "__init__":
-        assert not forbidden(part, iter(names)), f"{part} may not import {sorted(forbidden(part, iter(names)))}"
+        wrong = sorted(forbidden(part, iter(names)))
+        assert not wrong, f"{relative(path)} imports {', '.join(wrong)}: {RULES[part]}"
     if part not in ("sweep", "data_prep", "bench"):
         assert not [n for n in names if n.startswith("data_prep")], "training knows of prepared data only"
     if part not in ("data_prep", "__init__"):
@@ -81,6 +89,7 @@ def test_imports_flow_down(path: Path) -> None:
 def test_the_table_names_every_part() -> None:
     parts = {part_of(p) for f in PACKAGES for p in sources(f)} - {"__init__"}
     assert parts <= MAY.keys(), "a new part needs its line in the table"
+    assert MAY.keys() == RULES.keys()
 
 
 def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
@@ -88,6 +97,8 @@ def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
     guilty.write_text("def f():\n    from bert_lamb.model import build_bert\n    import bert_lamb.bench.x\n")
     assert forbidden("data", imported(guilty)) == {"model", "bench"}
     assert forbidden("pretrain", iter(["bert_lamb.finetune.main"])) == {"finetune"}
+    assert forbidden("reporting", iter(["bert_lamb.planning.cost"])) == {"planning"}
+    assert forbidden("optim", iter(["bert_lamb.settings"])) == {"settings"}
 
 
 def test_no_file_is_long() -> None:

@@ -11,9 +11,9 @@ from test_model import settings
 from tools import tiny
 
 from bert_lamb.bench.random_batches import VOCABULARY, random_batch
-from bert_lamb.budget import budget, budget_text
 from bert_lamb.model import activation_bytes, build_bert, pretraining_losses
-from bert_lamb.preflight import memory_warnings
+from bert_lamb.planning.cost import budget, budget_text
+from bert_lamb.planning.preflight import memory_warnings
 
 SMALL: dict[str, Any] = {"hidden": 128, "heads": 2, "intermediate": 512, "max_positions": 512}
 SHAPES = {

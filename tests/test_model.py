@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForPreTraining, BertModel
 
 from bert_lamb.batch import IGNORED, PackedBatch
-from bert_lamb.bench.peers import padded
+from bert_lamb.bench.peers.loops import padded
 from bert_lamb.data.packing import round_up
 from bert_lamb.data.planner import Shape
 from bert_lamb.model import (

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tools import composed
 
-from bert_lamb.assembly import make_optimizer
 from bert_lamb.optim import LARS, PRESETS, Lamb, Lars, Rule
 from bert_lamb.plan import _shown
 from bert_lamb.settings import SettingsError, conf_dir
+from bert_lamb.training.assembly import make_optimizer
 
 FILES = {path.stem for path in (Path(conf_dir()) / "optimizer").glob("*.yaml")}
 PRESET_OF = {

@@ -14,13 +14,13 @@ import torch
 from rank_pretrain import pretrain_for
 from tools import assert_same_bits, environment, fresh, losses_of, torchrun
 
-from bert_lamb.assembly import Assembly
 from bert_lamb.batch import LossSums
 from bert_lamb.data.loader import PhaseData, Step
 from bert_lamb.data.order import Order
 from bert_lamb.pretrain import pretrain
 from bert_lamb.run import Progress, RunFolder, TrainingStoppedError, list_checkpoints
 from bert_lamb.settings import RecoverySettings
+from bert_lamb.training.assembly import Assembly
 
 RULE = RecoverySettings("rollback", 2, 2, 3, 1.0, 2, 3)  # 2 skips; a window of 3, 1 nat above its median, twice
 

@@ -11,10 +11,10 @@ from PIL import Image
 from tools import composed
 
 from bert_lamb.report import main, write_report
-from bert_lamb.report_figures import throughput_figure, trust_figure
-from bert_lamb.report_run import ReportError, read_run
+from bert_lamb.reporting.figures import throughput_figure, trust_figure
+from bert_lamb.reporting.read_run import ReportError, read_run
+from bert_lamb.reporting.summary import summary
 from bert_lamb.settings import recipe, settings_yaml
-from bert_lamb.summary import summary
 
 TENSORS = {
     "bert.embeddings.word_embeddings.weight": 12.0,

@@ -7,8 +7,8 @@ import pytest
 
 from bert_lamb.data.store import read_documents
 from bert_lamb.report_data import page
-from bert_lamb.report_data_figures import draw_data_figures
-from bert_lamb.report_data_numbers import StoreNumbers, fill, mean_length, read_store, reasons
+from bert_lamb.reporting.data_figures import draw_data_figures
+from bert_lamb.reporting.data_numbers import StoreNumbers, fill, mean_length, read_store, reasons
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_budgets_are_filled_by_whole_sequences(lengths, budget, share):
 def test_a_sample_fills_as_all_do(monkeypatch):
     counts = np.bincount([60, 80, 100, 100], minlength=129) * 5000
     whole = fill(counts, 512)
-    monkeypatch.setattr("bert_lamb.report_data_numbers.SAMPLED", 10_000)
+    monkeypatch.setattr("bert_lamb.reporting.data_numbers.SAMPLED", 10_000)
     assert fill(counts, 512) == pytest.approx(whole, abs=0.005)
     assert 0.75 < whole < 0.95
 

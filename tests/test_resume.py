@@ -18,11 +18,11 @@ from rank_pretrain import pretrain_for
 from safetensors.torch import load_file
 from tools import assert_same_bits, environment, fresh, losses_of, prepared, tiny_overrides, torchrun
 
-from bert_lamb.assembly import Assembly
 from bert_lamb.optim import has_compiler
 from bert_lamb.pretrain import pretrain
-from bert_lamb.repeatable import repeat_to_the_bit, seed_dropout, set_deterministic
 from bert_lamb.run import EXIT_STOPPED, RunFolder, list_checkpoints, open_run
+from bert_lamb.training.assembly import Assembly
+from bert_lamb.training.repeatable import repeat_to_the_bit, seed_dropout, set_deterministic
 
 STEPS = {1: 6, 2: 4}  # of `tiny`
 DRAW = random.Random(20)

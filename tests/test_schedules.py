@@ -7,8 +7,8 @@ import torch
 from tools import composed
 
 from bert_lamb.bench import schedule_figures
-from bert_lamb.budget import batch_warnings, budget, budget_text
 from bert_lamb.optim import Schedule, linear_epoch_warmup, set_lr, square_root_scaled
+from bert_lamb.planning.cost import batch_warnings, budget, budget_text
 from bert_lamb.run.schedule import schedule
 from bert_lamb.settings import SettingsError, phase_steps, recipe
 

@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 from tools import composed, environment, make_store, prepared, tiny, tiny_overrides
 
 from bert_lamb import pretrain as stage
-from bert_lamb.assembly import Assembly
 from bert_lamb.batch import LossSums
-from bert_lamb.budget import BudgetError, budget, budget_text
 from bert_lamb.data.manifest import write_manifest
-from bert_lamb.preflight import preflight_problems
+from bert_lamb.planning.cost import BudgetError, budget, budget_text
+from bert_lamb.planning.preflight import preflight_problems
 from bert_lamb.run import RunFolder, TrainingStoppedError, list_checkpoints, open_run
 from bert_lamb.settings import Settings, SettingsError, conf_dir, recipe, recipe_hash, setting_problems, source_of
 from bert_lamb.settings.command import sources_with
+from bert_lamb.training.assembly import Assembly
 
 PACKAGES = [Path(__file__).parents[1] / name for name in ("bert_lamb", "data_prep")]
 

@@ -23,7 +23,7 @@ from bert_lamb.data.manifest import read_manifest
 
 OURS, PIPELINE = "prepare", "datasets.map, padded and masked"
 DUMP, PAGES = "prepare, from a dump", "a dump's pages to text alone"
-PEERS = "bert_lamb.bench.data_peers"
+PEERS = "bert_lamb.bench.peers.pipelines"
 LENGTHS = (128, 512)
 CORPUS_GB = 20  # English Wikipedia and BookCorpus: 3.3 G words (Devlin et al. 2018) of some 6 bytes
 CORES = (2, 16, 64)

@@ -23,13 +23,13 @@ from transformers import BertConfig, BertForPreTraining
 
 from bert_lamb.batch import PackedBatch
 from bert_lamb.bench.gpu_page import draw, page
-from bert_lamb.bench.peers import HandLoop, TrainerLoop, padded, plain_bert, synchronize
+from bert_lamb.bench.peers.loops import HandLoop, TrainerLoop, padded, plain_bert, synchronize
 from bert_lamb.bench.random_batches import SHARE, VOCABULARY, of_sequences, packed, real_lengths
 from bert_lamb.data.masking import masked_counts
 from bert_lamb.machine import machine_record
 from bert_lamb.model import batch_flops, pretraining_losses, takes_varlen
 from bert_lamb.optim import Lamb, decay_groups
-from bert_lamb.repeatable import repeat_to_the_bit
+from bert_lamb.training.repeatable import repeat_to_the_bit
 
 log = logging.getLogger(__name__)
 

@@ -19,14 +19,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BertForPreTraining
 
-from bert_lamb.assembly import Assembly
-from bert_lamb.bench.peers import padded, plain_bert
+from bert_lamb.bench.peers.loops import padded, plain_bert
 from bert_lamb.bench.step import VOCABULARY, add_settings, settings_of, whole_batch
 from bert_lamb.data.loader import PhaseData
 from bert_lamb.machine import machine_record, measured_on
 from bert_lamb.model import bert_config, pretraining_losses
 from bert_lamb.parallel import Single, use_cuda
-from bert_lamb.run import duration, open_run
+from bert_lamb.run import open_run
+from bert_lamb.training.assembly import Assembly
+from bert_lamb.words import duration
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from bert_lamb.optim import Schedule
-from bert_lamb.report_figures import BLUE, GREY, NO_DATE, ORANGE, STYLE
+from bert_lamb.reporting.figures import BLUE, GREY, NO_DATE, ORANGE, STYLE
 from bert_lamb.run.schedule import schedule
 from bert_lamb.settings import Settings, compose_settings
 

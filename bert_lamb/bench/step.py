@@ -19,19 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from bert_lamb.assembly import Assembly
 from bert_lamb.batch import PackedBatch
 from bert_lamb.bench import profile
 from bert_lamb.bench.pages import quartiles
-from bert_lamb.bench.peers import HandLoop, TrainerLoop, padded, synchronize
+from bert_lamb.bench.peers.loops import HandLoop, TrainerLoop, padded, synchronize
 from bert_lamb.data.loader import PhaseData
 from bert_lamb.machine import machine_record, measured_on
 from bert_lamb.model import bert_config, training_flops
 from bert_lamb.optim import set_lr
 from bert_lamb.parallel import Single, use_cuda
-from bert_lamb.repeatable import repeat_to_the_bit, seed_dropout, set_deterministic
 from bert_lamb.run import StepTotals, StopRequest, open_run
 from bert_lamb.settings import Settings, compose_settings
+from bert_lamb.training.assembly import Assembly
+from bert_lamb.training.repeatable import repeat_to_the_bit, seed_dropout, set_deterministic
 
 log = logging.getLogger(__name__)
 

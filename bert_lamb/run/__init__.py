@@ -10,7 +10,7 @@ from bert_lamb.run.checkpoint import (
     verify_checkpoint,
 )
 from bert_lamb.run.folder import RunFolder, RunFolderError, data_folder, locate_run, open_run
-from bert_lamb.run.metrics import Dashboard, MetricsLog, StepTotals, TrainingStoppedError, duration, last_line
+from bert_lamb.run.metrics import Dashboard, MetricsLog, StepTotals, TrainingStoppedError, last_line
 from bert_lamb.run.progress import Progress
 from bert_lamb.run.signals import EXIT_STOPPED, StopRequest
 
@@ -26,7 +26,6 @@ __all__ = [
     "StopRequest",
     "TrainingStoppedError",
     "data_folder",
-    "duration",
     "last_line",
     "list_checkpoints",
     "load_checkpoint",

@@ -22,6 +22,7 @@ from bert_lamb.run.folder import RunFolder
 from bert_lamb.run.progress import Progress
 from bert_lamb.run.signals import StopRequest
 from bert_lamb.settings import Settings
+from bert_lamb.words import duration
 
 log = logging.getLogger(__name__)
 
@@ -208,14 +209,6 @@ def last_line(path: Path, step: int) -> dict[str, Any]:
     """The line of `step` that counts: the last one, since a resumed run may write it again."""
     lines = (json.loads(line) for line in path.read_text().splitlines())
     return [line for line in lines if line["step"] == step][-1]
-
-
-def duration(seconds: float) -> str:
-    """ "1 h 05 min", "3 min 20 s", "7 s"."""
-    s = round(seconds)
-    if s >= 3600:
-        return f"{s // 3600} h {s % 3600 // 60:02d} min"
-    return f"{s // 60} min {s % 60:02d} s" if s >= 60 else f"{s} s"
 
 
 def peak_memory(device: torch.device) -> int:

@@ -18,12 +18,10 @@ from bert_lamb.data.order import Order
 from bert_lamb.data.packing import SpecialIds
 from bert_lamb.data.planner import known_tokens
 from bert_lamb.data.vocabulary import VOCABULARY, continuation_pieces, read_vocabulary
-from bert_lamb.fitting import fitted_tokens, peak_gib, room_gib
 from bert_lamb.machine import device_name, machine_record
 from bert_lamb.model import batch_flops, build_bert, pretraining_losses, takes_varlen
 from bert_lamb.optim import LARS, PRESETS, Lamb, Lars, decay_groups, has_compiler
 from bert_lamb.parallel import Single
-from bert_lamb.repeatable import repeat_to_the_bit
 from bert_lamb.run import (
     Dashboard,
     MetricsLog,
@@ -40,6 +38,8 @@ from bert_lamb.run import (
     set_aside,
 )
 from bert_lamb.settings import MODEST_TOKENS, OptimizerSettings, Settings
+from bert_lamb.training.fitting import fitted_tokens, peak_gib, room_gib
+from bert_lamb.training.repeatable import repeat_to_the_bit
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from typing import Any
 import psutil
 import torch
 
-from bert_lamb.budget import Budget
 from bert_lamb.data.manifest import read_manifest, verify_store
 from bert_lamb.data.planner import equal_micro_batches, known_tokens, most_sequences
 from bert_lamb.data.store import StoreError
 from bert_lamb.model import STATIC, build_bert, parameter_count
 from bert_lamb.optim import decay_groups
 from bert_lamb.parallel import device_count, use_cuda
+from bert_lamb.planning.cost import Budget
 from bert_lamb.run import data_folder
 from bert_lamb.settings import ModelSettings, Settings
 from bert_lamb.tasks.squad_data import missing_files

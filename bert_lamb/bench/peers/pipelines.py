@@ -1,4 +1,4 @@
-"""What `make bench-data` sets beside prepare, each a process: `python -m bert_lamb.bench.data_peers NAME ...`.
+"""What `make bench-data` sets beside prepare, each a process: `python -m bert_lamb.bench.peers.pipelines NAME ...`.
 
 datasets: a pipeline of datasets.map as it is usually written, which stores padded sequences with their masks, drawn
 anew so many times. tokenizers, splitter: these alone over the same paragraphs. pages: a dump's pages to text.

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, MultipleLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
-from bert_lamb.report_data_numbers import StoreNumbers, fill, mean_length, reasons
-from bert_lamb.report_figures import BLUE, GREEN, GREY, ORANGE, RED, STYLE
+from bert_lamb.reporting.data_numbers import StoreNumbers, fill, mean_length, reasons
+from bert_lamb.reporting.figures import BLUE, GREEN, GREY, ORANGE, RED, STYLE
 
 COLOURS = (BLUE, ORANGE, GREEN, RED)  # of the lengths, shortest first
 BUDGETS = (1, 2, 4, 8, 16, 32, 64)  # of tokens, in sequences of full length

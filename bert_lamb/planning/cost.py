@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from bert_lamb.optim import square_root_scaled
 from bert_lamb.parallel import use_cuda
 from bert_lamb.run.schedule import schedule, scheduling_phase
 from bert_lamb.settings import Settings
+from bert_lamb.words import rate_words
 
 OPTIMIZER_WORDS = {
     "paper": "LAMB as in the paper", "google": "LAMB as the authors' code", "apex": "LAMB as apex's FusedLAMB",
@@ -162,12 +162,6 @@ def budget_text(s: Settings, b: Budget) -> str:
     lines.append(f"  {b.flops:.2e} FLOPs: about {time} at {rate_words(b.record()['phases'])}")
     lines += [f"  warning: {warning}" for warning in batch_warnings(s)]
     return "\n".join(lines)
-
-
-def rate_words(phases: Sequence[dict[str, Any]]) -> str:
-    """The rates that hours are computed from, as plan.json holds them."""
-    rates = dict.fromkeys((f"{p['tflops']:.3g} TFLOP/s a device", p["tflops_from"]) for p in phases)
-    return "; ".join(f"{rate} ({source})" for rate, source in rates)
 
 
 def _big(count: int) -> str:

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from bert_lamb.assembly import Assembly
 from bert_lamb.data.masking import masked_counts
 from bert_lamb.data.order import Chosen
 from bert_lamb.hashing import Domain, key, permute
+from bert_lamb.training.assembly import Assembly
 
 
 def heldout_numbers(run: Assembly, number: int) -> dict[str, float]:

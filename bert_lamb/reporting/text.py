@@ -4,10 +4,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bert_lamb.budget import rate_words
-from bert_lamb.report_run import PhaseRecord, RunRecord, recipe_rows
-from bert_lamb.run import duration
+from bert_lamb.reporting.read_run import PhaseRecord, RunRecord, recipe_rows
 from bert_lamb.settings import leaves
+from bert_lamb.words import duration, rate_words
 
 PAPER = {  # arXiv 1904.00962, Table 1, BERT-Large, LAMB: batches of both phases -> steps, SQuAD v1.1 dev F1
     (512, 512): (1_000_000, 91.752),

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from bert_lamb.report_run import plain, read_run
-from bert_lamb.report_text import number, table
+from bert_lamb.reporting.read_run import plain, read_run
+from bert_lamb.reporting.text import number, table
 from bert_lamb.settings import RECIPE_PARTS, leaves
 
 PARTS = (*RECIPE_PARTS, "data", "finetune")  # settings that decide a result; hardware and run do not

@@ -1,0 +1,4 @@
+"""What a run will cost, and what would stop it, before it starts.
+
+May import run, tasks and everything below; never training or reporting.
+"""
