@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from bert_lamb.data.vocabulary import load_tokenizer
-from bert_lamb.files import file_sha256, write_whole
+from bert_lamb.files import file_sha256, write_json
 from bert_lamb.parallel import use_cuda
-from bert_lamb.run import RunFolder, locate_run
+from bert_lamb.run import ArmFolder, RunFolder, locate_run
 from bert_lamb.settings import Settings, command, read_settings
 from bert_lamb.tasks.squad_data import Question, cut_windows, read_squad
 from bert_lamb.tasks.squad_metrics import score
@@ -32,24 +32,24 @@ class EvaluateError(Exception):
 def evaluate(s: Settings) -> None:
     """Prints questions, F1 and EM of every arm; EvaluateError where a result does not repeat."""
     folder, dev_file = locate_run(s), Path(s.finetune.dev_file)
-    arms = sorted(path.parent for path in (folder.path / "squad").glob("*/result.json"))
+    arms = folder.finished_arms()
     if not arms:
         raise EvaluateError(f"{folder.path} has no fine-tuned arm; run `python -m bert_lamb.finetune` first")
     dev, digest = read_squad(dev_file), file_sha256(dev_file)
-    width = max(len(arm.name) for arm in arms)
+    width = max(len(arm.path.name) for arm in arms)
     log.info("%s\n%-*s  questions      F1      EM", dev_file, width, "arm")
     changed = []
     for arm in arms:
-        result = json.loads((arm / "result.json").read_text())
+        result = json.loads(arm.result_file.read_text())
         again = result["dev_sha256"] == digest
-        predictions = json.loads((arm / "predictions.json").read_text()) if again else predict(s, folder, arm, dev)
+        predictions = json.loads(arm.predictions_file.read_text()) if again else predict(s, folder, arm, dev)
         scores = score(dev, predictions)
         log.info(
-            "%-*s  %9d  %6.2f  %6.2f%s", width, arm.name, scores.questions, scores.f1, scores.em,
+            "%-*s  %9d  %6.2f  %6.2f%s", width, arm.path.name, scores.questions, scores.f1, scores.em,
             "" if again else "  (another file than it was scored on: answered anew)",
         )  # fmt: skip
         if again and (abs(scores.f1 - result["f1"]) > 1e-9 or abs(scores.em - result["em"]) > 1e-9):
-            changed.append(f"{arm}: F1 {result['f1']:.2f}, EM {result['em']:.2f} in result.json")
+            changed.append(f"{arm.path}: F1 {result['f1']:.2f}, EM {result['em']:.2f} in result.json")
     if changed:
         raise EvaluateError(
             "predictions.json does not give what result.json says: one of them was changed; remove the "
@@ -57,17 +57,14 @@ def evaluate(s: Settings) -> None:
         )
 
 
-def predict(s: Settings, folder: RunFolder, arm: Path, dev: list[Question]) -> dict[str, str]:
+def predict(s: Settings, folder: RunFolder, arm: ArmFolder, dev: list[Question]) -> dict[str, str]:
     """An arm's answers to other questions, kept beside it under the questions' checksum."""
-    f = read_settings(arm / "settings.yaml").finetune
-    model = load_span_model(arm, torch.device("cuda" if use_cuda(s.hardware) else "cpu"))
-    windows = cut_windows(dev, load_tokenizer(arm, folder.manifest()), f)
+    f = read_settings(arm.settings_file).finetune
+    model = load_span_model(arm.path, torch.device("cuda" if use_cuda(s.hardware) else "cpu"))
+    windows = cut_windows(dev, load_tokenizer(arm.path, folder.manifest()), f)
     answers = answer(model, dev, windows, f, s.hardware)
     digest = file_sha256(Path(s.finetune.dev_file))[:10]
-    write_whole(
-        arm / f"predictions-{digest}.json",
-        (json.dumps(answers, indent=1, ensure_ascii=False) + "\n").encode(),
-    )
+    write_json(arm.path / f"predictions-{digest}.json", answers)
     return answers
 
 

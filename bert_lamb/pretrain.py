@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from bert_lamb.files import write_json
 from bert_lamb.optim import set_lr
 from bert_lamb.parallel import device_count, inside_torchrun, open_strategy, start_ranks
 from bert_lamb.planning.cost import budget, budget_text
@@ -18,7 +19,8 @@ from bert_lamb.run.schedule import schedule
 from bert_lamb.settings import Settings, command
 from bert_lamb.training.assembly import Assembly
 from bert_lamb.training.fitting import explain_memory
-from bert_lamb.training.heldout import heldout_numbers
+from bert_lamb.training.heldout import heldout_due, heldout_numbers
+from bert_lamb.training.phase_data import steps_left
 from bert_lamb.training.repeatable import seed_dropout
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def main(s: Settings) -> None:
     log.info("%s\n  run folder: %s", budget_text(s, plan), folder.path)
     for warning in memory_warnings(s, plan):
         log.warning("  warning: %s", warning)
-    folder.write_json("plan.json", plan.record())
+    write_json(folder.plan_file, plan.record())
     with folder.held():
         if devices == 1:
             pretrain(folder)
@@ -56,9 +58,10 @@ def pretrain(folder: RunFolder) -> None:
     strategy.barrier()  # every rank has looked before one that has no step left to do finishes a phase
     for number in left:
         learning_rate = schedule(s, number)
-        progress = run.restore(number)
+        checkpoints = run.checkpoints(number)
+        progress = checkpoints.restore()
         data, metrics = run.data(number), run.metrics(progress)
-        for step in run.steps(data, progress):
+        for step in steps_left(data, progress, s.phase(number).steps):
             started_s, totals = time.perf_counter(), StepTotals()
             for index, batch in enumerate(step.batches):
                 seed_dropout(s.seed, number, step.number, index, strategy.rank)
@@ -73,16 +76,16 @@ def pretrain(folder: RunFolder) -> None:
             totals.reduce(strategy, stop)
             progress.finish_step(totals.loss(step.denominators), bool(run.optimizer.step_was_finite), s.recovery)
             seconds = time.perf_counter() - started_s
-            heldout = heldout_numbers(run, number) if run.heldout_due(progress) else {}
+            heldout = heldout_numbers(run, number) if heldout_due(s, progress) else {}
             metrics.step(progress, step.denominators, totals, run.optimizer, seconds, heldout)
             if trouble := progress.trouble(s.recovery):
-                run.recover(progress, trouble)
-            elif run.checkpoint_due(progress) or totals.stop:
-                run.save(progress)
+                checkpoints.recover(progress, trouble)
+            elif checkpoints.due(progress) or totals.stop:
+                checkpoints.save(progress)
             if totals.stop:
                 return run.close()
         metrics.close()
-        run.finish(progress)
+        checkpoints.finish(progress)
     run.close()
 
 

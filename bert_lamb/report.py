@@ -11,7 +11,7 @@ from bert_lamb.reporting.figures import draw_figures
 from bert_lamb.reporting.read_run import ReportError, read_run
 from bert_lamb.reporting.summary import summary
 from bert_lamb.reporting.text import report_text, verdict
-from bert_lamb.run import locate_run
+from bert_lamb.run import RunFolder, locate_run
 from bert_lamb.settings import Settings, command
 
 
@@ -31,7 +31,7 @@ def report_folders(paths: list[Path]) -> None:
 def write_report(path: Path) -> str:
     """Writes report.md and figures; returns one line with both F1s and where the report is."""
     run = read_run(path)
-    folder = path / "report"
+    folder = RunFolder(path).report
     folder.mkdir(exist_ok=True)
     figures = draw_figures(run, folder)
     write_whole(folder / "report.md", report_text(run, figures).encode())

@@ -25,7 +25,7 @@ from bert_lamb.run import (
     verify_checkpoint,
 )
 from bert_lamb.settings import ModelSettings
-from bert_lamb.training.assembly import Assembly
+from bert_lamb.training.checkpoints import PhaseCheckpoints
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.json", "SHA256SUMS")
 SHAPE = ModelSettings("t", 1, 8, 2, 16, 32, 0.0, 0.0, 0.1)
@@ -185,14 +185,14 @@ def test_damage_at_the_hand_over(store: Path, damage: str) -> None:
     """Phase 1 is done, its weights are damaged: the message's way out must lead somewhere."""
     folder = run(store, f"hand-over-{damage}", "run.checkpoint_every=2")
     pretrain_for(folder, 5)
-    inside = Assembly.restore
+    inside = PhaseCheckpoints.restore
 
-    def restore(self: Assembly, number: int) -> Progress:
-        if number == 2:
+    def restore(self: PhaseCheckpoints) -> Progress:
+        if self.phase_number == 2:
             raise InterruptedError
-        return inside(self, number)
+        return inside(self)
 
-    with mock.patch.object(Assembly, "restore", restore), pytest.raises(InterruptedError):
+    with mock.patch.object(PhaseCheckpoints, "restore", restore), pytest.raises(InterruptedError):
         pretrain(folder)
     before, last = list_checkpoints(folder.phase(1) / "checkpoints")
     if damage == "missing":

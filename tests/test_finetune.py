@@ -15,13 +15,14 @@ from transformers import BertForQuestionAnswering, BertTokenizerFast
 from bert_lamb.data.store import StoreError
 from bert_lamb.data.vocabulary import load_tokenizer
 from bert_lamb.evaluate import EvaluateError, evaluate
-from bert_lamb.finetune import FinetuneLog, check, finetune
+from bert_lamb.finetune import check, finetune
 from bert_lamb.model import bert_config, build_bert
 from bert_lamb.optim import Lamb
 from bert_lamb.run import Progress, RunFolder, RunFolderError, open_run, save_checkpoint
 from bert_lamb.settings import Settings, settings_yaml
 from bert_lamb.tasks.squad_data import cut_windows, make_batch, read_squad
 from bert_lamb.tasks.squad_model import build_span_model, span_logits
+from bert_lamb.training.finetuning import FinetuneLog
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +145,7 @@ def test_asked_to_stop_it_says_so_and_leaves_no_result(tmp_path, monkeypatch, ca
 
     s = settings(tmp_path, "finetune.arms=[scratch]")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    monkeypatch.setattr("bert_lamb.finetune.FinetuneLog", StopsAfterTwo)
+    monkeypatch.setattr("bert_lamb.training.finetuning.FinetuneLog", StopsAfterTwo)
     try:
         with caplog.at_level("INFO"), pytest.raises(SystemExit, match="75"):
             finetune(s)

@@ -19,7 +19,7 @@ from bert_lamb.pretrain import pretrain
 from bert_lamb.run import RunFolder, TrainingStoppedError
 from bert_lamb.settings import MODEST_TOKENS
 from bert_lamb.training.assembly import Assembly
-from bert_lamb.training.fitting import FILE, MOST, SHARE, candidates, explain_memory, fitted_tokens, peaks_of
+from bert_lamb.training.fitting import MOST, SHARE, candidates, explain_memory, fitted_tokens, peaks_of
 
 FOUND = "hardware.micro_batch_tokens=null"
 
@@ -62,7 +62,7 @@ def test_nothing_beyond_the_first_that_fails_is_tried(place: Path) -> None:
 def test_what_was_found_is_remembered_for_this_device_only(place: Path) -> None:
     folder = fresh(place, "remembered")
     assert fit(folder, 9 / SHARE) == 256
-    assert json.loads((folder.path / FILE).read_text()) == {
+    assert json.loads(folder.micro_batches_file.read_text()) == {
         "phase 1, a card": {"tokens": 256, "peak_gib": 9.0, "of_gib": 10.0}
     }
     assert fit(folder, 1000) == 256, "not tried again"
@@ -98,7 +98,7 @@ def test_what_rank_0_remembers_counts_for_all(place: Path) -> None:
             return sums + 256
 
     second, folder = Second(torch.device("cpu"), 1, 2), fresh(place, "second")
-    (folder.path / FILE).write_text(json.dumps({"phase 1, a card": {"tokens": 64}}))
+    folder.micro_batches_file.write_text(json.dumps({"phase 1, a card": {"tokens": 64}}))
     assert fit(folder, 1000, second) == 256
 
 
@@ -149,8 +149,8 @@ def on_a_card(room: float, bytes_a_token: int = 2**25) -> Any:
         return sizes[-1] * bytes_a_token / 2**30
 
     return mock.patch.multiple(
-        "bert_lamb.training.assembly", known_tokens=lambda *_: None, peak_gib=peak, room_gib=lambda _: room
-    )  # fmt: skip
+        "bert_lamb.training.assembly", tokens_are_found=lambda *_: True, peak_gib=peak, room_gib=lambda _: room
+    )
 
 
 def test_a_run_that_finds_its_own_micro_batches(place: Path) -> None:
@@ -160,10 +160,10 @@ def test_a_run_that_finds_its_own_micro_batches(place: Path) -> None:
     pretrain(given)
     with on_a_card(room=10):  # 256 tokens are 8 GiB, 512 are 16
         pretrain(found)
-        remembered = json.loads((found.path / FILE).read_text())
+        remembered = json.loads(found.micro_batches_file.read_text())
         assert [entry["tokens"] for entry in remembered.values()] == [256, 256]
         again = fresh(place, "again", FOUND)
-        (again.path / FILE).write_text(json.dumps(remembered))
+        again.micro_batches_file.write_text(json.dumps(remembered))
         with mock.patch("bert_lamb.training.fitting.peaks_of", side_effect=AssertionError("nothing is to be tried")):
             pretrain(again)
     for number in (1, 2):
@@ -175,7 +175,7 @@ def test_a_cpu_takes_a_modest_number(place: Path) -> None:
     assert known_tokens(s.hardware.micro_batch_tokens, on_gpu=False) == MODEST_TOKENS
     folder = fresh(place, "cpu", FOUND)
     pretrain(folder)
-    assert not (folder.path / FILE).exists()
+    assert not folder.micro_batches_file.exists()
 
 
 def test_the_plan_without_a_number(place: Path) -> None:
@@ -197,7 +197,7 @@ def test_out_of_memory_names_the_settings(place: Path) -> None:
         "lower the first",
         "Tried to allocate 2.00 GiB",
     )
-    found = ("hardware.micro_batch_tokens=null", FILE, "or give a number")
+    found = ("hardware.micro_batch_tokens=null", "micro_batches.json", "or give a number")
     for name, settings, words in (("memory", (), given), ("memory-null", (FOUND,), found)):
         with pytest.raises(TrainingStoppedError) as told:
             stage(fresh(place, name, *settings))

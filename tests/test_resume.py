@@ -21,7 +21,7 @@ from tools import assert_same_bits, environment, fresh, losses_of, prepared, tin
 from bert_lamb.optim import has_compiler
 from bert_lamb.pretrain import pretrain
 from bert_lamb.run import EXIT_STOPPED, RunFolder, list_checkpoints, open_run
-from bert_lamb.training.assembly import Assembly
+from bert_lamb.training.checkpoints import PhaseCheckpoints
 from bert_lamb.training.repeatable import repeat_to_the_bit, seed_dropout, set_deterministic
 
 STEPS = {1: 6, 2: 4}  # of `tiny`
@@ -164,14 +164,14 @@ def test_a_crash_between_the_phases(place: Path, at: str) -> None:
     if not uncut.phase_result(2):
         pretrain(uncut)
     cut = fresh(place, "between-" + at.replace(" ", "-"))
-    inside = Assembly.restore
+    inside = PhaseCheckpoints.restore
 
-    def fail(self: Assembly, argument: object) -> object:
-        if at == "the hand-over" and argument == 1:
-            return inside(self, 1)
+    def fail(self: PhaseCheckpoints, *arguments: object) -> object:
+        if at == "the hand-over" and self.phase_number == 1:
+            return inside(self)
         raise KeyboardInterrupt
 
-    patched = mock.patch.object(Assembly, "restore" if at == "the hand-over" else "finish", fail)
+    patched = mock.patch.object(PhaseCheckpoints, "restore" if at == "the hand-over" else "finish", fail)
     with patched, pytest.raises(KeyboardInterrupt):
         pretrain(cut)
     assert bool(cut.phase_result(1)) == (at == "the hand-over")

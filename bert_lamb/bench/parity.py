@@ -88,7 +88,8 @@ def main() -> None:
         s = settings_of(arguments.model, arguments, folder)
         device = torch.device("cuda" if use_cuda(s.hardware) else "cpu")
         run = Assembly(s, open_run(s), Single(device))
-        data, config = run.data(1), bert_config(s.model, VOCABULARY, run.special.pad)
+        data = run.data(1)
+        config = bert_config(s.model, VOCABULARY, data.ids.pad)
         losses = torch.compile(pretraining_losses, dynamic=False) if run.compiled else pretraining_losses
         plans: list[tuple[str, int, Loss]] = [
             ("ours", 0, ours(losses)), ("transformers", 0, theirs), ("transformers, other seed", 1, theirs),

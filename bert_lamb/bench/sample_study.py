@@ -22,9 +22,9 @@ from typing import Any
 
 from bert_lamb.data.manifest import read_manifest
 from bert_lamb.files import drop_half_line
-from bert_lamb.finetune import arm_folder
-from bert_lamb.run import data_folder, locate_run
+from bert_lamb.run import ArmFolder, data_folder, locate_run
 from bert_lamb.settings import Settings, compose_settings
+from bert_lamb.training.finetuning import arm_folder
 from data_prep.world import PICTURES
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Study:
     def settings(self, row: Row, seed: int) -> tuple[str, ...]:
         return (*self.overrides, *row.overrides, f"seed={seed}", f"finetune.arms=[{row.arm}]")
 
-    def place(self, row: Row, seed: int) -> Path:
+    def place(self, row: Row, seed: int) -> ArmFolder:
         """The arm's folder: its name and its run folder's carry hashes of all that decides the result."""
         s = compose_settings(self.settings(row, seed))
         return arm_folder(s, locate_run(s), row.arm)
@@ -108,18 +108,18 @@ class Study:
         environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
         subprocess.run([sys.executable, "-m", module, *overrides], check=True, env=environment)
 
-    def _run(self, row: Row, seed: int, arm: Path) -> None:
+    def _run(self, row: Row, seed: int, arm: ArmFolder) -> None:
         log.info("== %s, seed %d", row.words, seed)
         if row.arm == "pretrained":
             self.stage("bert_lamb.pretrain", self.settings(row, seed))
         self.stage("bert_lamb.finetune", self.settings(row, seed))
         self._keep(row, seed, arm)
 
-    def _keep(self, row: Row, seed: int, arm: Path) -> None:
-        result, machine = (json.loads((arm / f"{what}.json").read_text()) for what in ("result", "machine"))
+    def _keep(self, row: Row, seed: int, arm: ArmFolder) -> None:
+        result, machine = (json.loads(file.read_text()) for file in (arm.result_file, arm.machine_file))
         line = {
             "row": row.words, "seed": seed, "f1": result["f1"], "em": result["em"],
-            "run": f"{arm.parents[1].name}/{arm.name}", "precision": result["precision"],
+            "run": f"{arm.path.parents[1].name}/{arm.path.name}", "precision": result["precision"],
             "device": machine["device"], "torch": machine["versions"]["torch"],
             "commit": machine["commit"], "dirty": machine["dirty"],
         }  # fmt: skip

@@ -24,6 +24,7 @@ from bert_lamb.bench import profile
 from bert_lamb.bench.pages import quartiles
 from bert_lamb.bench.peers.loops import HandLoop, TrainerLoop, padded, synchronize
 from bert_lamb.data.loader import PhaseData
+from bert_lamb.files import write_json
 from bert_lamb.machine import machine_record, measured_on
 from bert_lamb.model import bert_config, training_flops
 from bert_lamb.optim import set_lr
@@ -115,7 +116,7 @@ def measure(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
         run_folder = open_run(s)
         manifest = run_folder.manifest()
         manifest["tokenizer"]["size"] = VOCABULARY
-        run_folder.write_json("data_manifest.json", manifest)
+        write_json(run_folder.manifest_file, manifest)
         run = Assembly(s, run_folder, Single(device))
         data = run.data(1)
         contenders = line_up(s, run, data, device, folder)
@@ -156,7 +157,7 @@ def whole_batch(data: PhaseData, step: int) -> PackedBatch:
 
 def line_up(s: Settings, run: Assembly, data: PhaseData, device: torch.device, folder: str) -> list[Contender]:
     """Today's ways, each idea on top of the one before, and ours."""
-    config = bert_config(s.model, VOCABULARY, run.special.pad)
+    config = bert_config(s.model, VOCABULARY, data.ids.pad)
     hand = {
         "hand-written loop, bf16, sdpa": {},
         "the same, head on masked positions": {"masked_head": True},

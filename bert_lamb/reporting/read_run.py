@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bert_lamb.run import RunFolder
 from bert_lamb.settings import RECIPE_PARTS, leaves, recipe_hash, source_of
 
 
@@ -76,24 +77,27 @@ class RunRecord:
 
 def read_run(path: Path) -> RunRecord:
     """The record of a run folder; whatever a stage has not written yet is empty."""
-    if not (path / "settings.yaml").is_file():
+    folder = RunFolder(path)
+    if not folder.settings_file.is_file():
         raise ReportError(f"{path} is no run folder: it has no settings.yaml; run `make pretrain` first")
-    settings = _settings(path / "settings.yaml")
+    settings = _settings(folder.settings_file)
     arms = [
         ArmRecord(
-            file.parent.name, _json(file), _settings(file.with_name("settings.yaml")),
-            _json(file.with_name("machine.json")) or {},
+            name=arm.path.name,
+            result=_json(arm.result_file),
+            settings=_settings(arm.settings_file),
+            machine=_json(arm.machine_file) or {},
         )
-        for file in sorted(path.glob("squad/*/result.json"))
-    ]  # fmt: skip
+        for arm in folder.finished_arms()
+    ]
     return RunRecord(
-        name=f"{settings.experiment}-{recipe_hash(_json(path / 'recipe.json') or {})}",
+        name=f"{settings.experiment}-{recipe_hash(_json(folder.recipe_file) or {})}",
         settings=settings,
-        manifest=_json(path / "data_manifest.json") or {},
-        machine=_json(path / "machine.json") or {},
-        plan=_json(path / "plan.json") or {},
-        events=list(_jsonl(path / "events.jsonl")),
-        phases={n: PhaseRecord(_steps(path / f"phase{n}"), _json(path / f"phase{n}/result.json")) for n in (1, 2)},
+        manifest=_json(folder.manifest_file) or {},
+        machine=_json(folder.machine_file) or {},
+        plan=_json(folder.plan_file) or {},
+        events=list(_jsonl(folder.events_file)),
+        phases={n: PhaseRecord(_steps(folder.metrics_file(n)), _json(folder.result_file(n))) for n in (1, 2)},
         arms=arms,
     )
 
@@ -118,10 +122,10 @@ def _settings(path: Path) -> DictConfig:
     return OmegaConf.load(path)  # type: ignore[return-value]
 
 
-def _steps(folder: Path) -> list[dict[str, Any]]:
+def _steps(metrics: Path) -> list[dict[str, Any]]:
     """Lines by step. A step that comes again after a roll-back or resume replaces all from there on."""
     kept: list[dict[str, Any]] = []
-    for line in _jsonl(folder / "metrics.jsonl"):
+    for line in _jsonl(metrics):
         while kept and kept[-1]["step"] >= line["step"]:
             kept.pop()
         kept.append(line)

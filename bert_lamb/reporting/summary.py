@@ -4,6 +4,7 @@ from pathlib import Path
 
 from bert_lamb.reporting.read_run import plain, read_run
 from bert_lamb.reporting.text import number, table
+from bert_lamb.run import RunFolder
 from bert_lamb.settings import RECIPE_PARTS, leaves
 
 PARTS = (*RECIPE_PARTS, "data", "finetune")  # settings that decide a result; hardware and run do not
@@ -15,7 +16,7 @@ def summary(paths: list[Path]) -> str:
 
     A folder without settings.yaml, of a trial that never began, has a row of its own and nothing in it.
     """
-    runs = {path: read_run(path) for path in paths if (path / "settings.yaml").is_file()}
+    runs = {path: read_run(path) for path in paths if RunFolder(path).settings_file.is_file()}
     settings = {
         p: dict(leaves({k: v for k, v in plain(run.settings).items() if k in PARTS})) for p, run in runs.items()
     }

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_lamb.files import drop_half_line, file_sha256, write_whole
+from bert_lamb.data.manifest import MANIFEST
+from bert_lamb.files import drop_half_line, file_sha256, write_json, write_whole
 from bert_lamb.settings import Settings, difference, read_settings, recipe, recipe_hash, settings_yaml
 
 
@@ -25,23 +26,108 @@ class RunFolderError(Exception):
     for_people = True
 
 
+SETTINGS = "settings.yaml"  # of a run's last start, and of each arm
+MACHINE = "machine.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"  # written last: the phase or arm is done
+
+
+@dataclass(frozen=True)
+class ArmFolder:
+    """Paths of one fine-tuned arm: the model, its answers, and what it came from."""
+
+    path: Path
+
+    @property
+    def settings_file(self) -> Path:
+        return self.path / SETTINGS
+
+    @property
+    def machine_file(self) -> Path:
+        return self.path / MACHINE
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / METRICS
+
+    @property
+    def predictions_file(self) -> Path:
+        return self.path / "predictions.json"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / RESULT
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths of one run, and its small files."""
 
     path: Path
 
+    @property
+    def settings_file(self) -> Path:
+        return self.path / SETTINGS
+
+    @property
+    def manifest_file(self) -> Path:
+        """The copy of the data's manifest."""
+        return self.path / "data_manifest.json"
+
+    @property
+    def machine_file(self) -> Path:
+        return self.path / MACHINE
+
+    @property
+    def plan_file(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.json"
+
+    @property
+    def micro_batches_file(self) -> Path:
+        """Tokens of a micro-batch that were found by trial."""
+        return self.path / "micro_batches.json"
+
+    @property
+    def events_file(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
     def phase(self, number: int) -> Path:
         return self.path / f"phase{number}"
 
+    def metrics_file(self, number: int) -> Path:
+        return self.phase(number) / METRICS
+
+    def checkpoints(self, number: int) -> Path:
+        """The folder of a phase's checkpoints."""
+        return self.phase(number) / "checkpoints"
+
+    def result_file(self, number: int) -> Path:
+        return self.phase(number) / RESULT
+
+    def arm(self, name: str) -> ArmFolder:
+        """A fine-tuned arm by the name of its folder."""
+        return ArmFolder(self.path / "squad" / name)
+
+    def finished_arms(self) -> list[ArmFolder]:
+        """The arms that have a result, by name."""
+        return [ArmFolder(path.parent) for path in sorted(self.path.glob(f"squad/*/{RESULT}"))]
+
     def phase_result(self, number: int) -> dict[str, Any] | None:
-        """A finished phase's result.json, else None."""
-        path = self.phase(number) / "result.json"
+        """A finished phase's result, else None."""
+        path = self.result_file(number)
         return json.loads(path.read_text()) if path.is_file() else None
 
     def finish_phase(self, number: int, result: dict[str, Any]) -> None:
         """Written last: its presence says that the phase is done."""
-        self.write_json(f"phase{number}/result.json", result)
+        write_json(self.result_file(number), result)
 
     def weights(self) -> Path:
         """The folder of the pretrained weights."""
@@ -54,16 +140,11 @@ class RunFolder:
 
     def settings(self) -> Settings:
         """The settings of the last start."""
-        return read_settings(self.path / "settings.yaml")
+        return read_settings(self.settings_file)
 
     def manifest(self) -> dict[str, Any]:
         """The copy of the data's manifest."""
-        return json.loads((self.path / "data_manifest.json").read_text())
-
-    def write_json(self, name: str, value: Any) -> None:
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+        return json.loads(self.manifest_file.read_text())
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -80,9 +161,8 @@ class RunFolder:
     def event(self, kind: str, **details: Any) -> None:
         """Appends to events.jsonl: starts, resumes, skips, whatever a report should tell."""
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind, **details}
-        path = self.path / "events.jsonl"
-        drop_half_line(path)
-        with path.open("a") as file:
+        drop_half_line(self.events_file)
+        with self.events_file.open("a") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
@@ -101,23 +181,22 @@ def open_run(s: Settings) -> RunFolder:
     """Creates the folder of these settings, or goes on in it; refuses one that holds another recipe."""
     folder = locate_run(s)
     new = recipe(s, _digest(s))
-    recipe_path = folder.path / "recipe.json"
-    if recipe_path.is_file():
-        lines = difference(json.loads(recipe_path.read_text()), json.loads(json.dumps(new)))
+    if folder.recipe_file.is_file():
+        lines = difference(json.loads(folder.recipe_file.read_text()), json.loads(json.dumps(new)))
         if lines:
             raise RunFolderError(
                 f"{folder.path} holds a run of another recipe:\n- " + "\n- ".join(lines)
                 + "\nchoose another run.name (RUN=name), or none to have one made from the recipe"
             )  # fmt: skip
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.write_json("recipe.json", new)
-    write_whole(folder.path / "data_manifest.json", (data_folder(s) / "manifest.json").read_bytes())
-    write_whole(folder.path / "settings.yaml", settings_yaml(s).encode())
+    write_json(folder.recipe_file, new)
+    write_whole(folder.manifest_file, (data_folder(s) / MANIFEST).read_bytes())
+    write_whole(folder.settings_file, settings_yaml(s).encode())
     return folder
 
 
 def _digest(s: Settings) -> str:
-    path = data_folder(s) / "manifest.json"
+    path = data_folder(s) / MANIFEST
     if not path.is_file():
         raise RunFolderError(f"{path} is missing: no prepared data there; run `make prepare` with the same settings")
     return file_sha256(path)

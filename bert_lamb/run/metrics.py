@@ -117,7 +117,7 @@ class MetricsLog:
         self._last_line_s = -CONSOLE_EVERY_S
         self._folder, self._pending = folder, dict.fromkeys(PENDING, 0.0)
         if dashboard is not None:
-            path = folder.phase(progress.phase) / "metrics.jsonl"
+            path = folder.metrics_file(progress.phase)
             path.parent.mkdir(parents=True, exist_ok=True)
             drop_half_line(path)
             self._file = path.open("a")

@@ -16,12 +16,12 @@ import torch
 from bert_lamb.batch import PackedBatch
 from bert_lamb.data.loader import PhaseData
 from bert_lamb.data.planner import equal_micro_batches, most_sequences
+from bert_lamb.files import write_json
 from bert_lamb.parallel import Single
 from bert_lamb.run import RunFolder, TrainingStoppedError
 
 log = logging.getLogger(__name__)
 
-FILE = "micro_batches.json"
 SHARE = 0.9  # of a device's memory; ours: the rest is for fragments and for what others allocate
 MOST = 2**17  # tokens; ours, as far as bench/gpu.py measures: by then the products have long been large enough
 
@@ -39,7 +39,7 @@ def explain_memory(stage: Callable[[RunFolder], None]) -> Callable[[RunFolder], 
                 f"the device is out of memory with hardware.micro_batch_tokens={h.micro_batch_tokens or 'null'}, "
                 f"hardware.recompute={str(h.recompute).lower()}: "
                 + ("lower the first, or set it to null to have it found" if h.micro_batch_tokens else
-                   f"delete {folder.path / FILE} to have the first found anew, or give a number")
+                   f"delete {folder.micro_batches_file} to have the first found anew, or give a number")
                 + f", or set the second to true ({str(error).splitlines()[0]})"
             ) from error  # fmt: skip
 
@@ -55,7 +55,7 @@ def fitted_tokens(
     `how` tells what else memory depends on: what was found with other words is not used. `gib` is the peak memory of a
     step with this micro-batch, inf where it does not fit; `room_gib` what it may be.
     """
-    path, key = folder.path / FILE, f"phase {number}, {how}"
+    path, key = folder.micro_batches_file, f"phase {number}, {how}"
     known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() and strategy.rank == 0 else {}
     remembered = torch.tensor(known.get(key, {"tokens": 0})["tokens"], device=strategy.device)
     if tokens := int(strategy.reduce_sums(remembered)):  # rank 0 looks for all, so that none goes on alone
@@ -74,7 +74,7 @@ def fitted_tokens(
     tokens, peak = tried[count - 1], peaks[count - 1]
     if strategy.rank == 0:
         found = {"tokens": tokens, "peak_gib": round(peak, 2), "of_gib": round(room_gib, 2)}
-        folder.write_json(FILE, known | {key: found})
+        write_json(path, known | {key: found})
         log.info("  phase %d: micro-batches of %s tokens (%.1f of %.1f GiB)", number, f"{tokens:,}", peak, room_gib)
     return tokens
 

@@ -6,7 +6,15 @@ import torch
 from bert_lamb.data.masking import masked_counts
 from bert_lamb.data.order import Chosen
 from bert_lamb.hashing import Domain, key, permute
+from bert_lamb.run import Progress
+from bert_lamb.settings import Settings
 from bert_lamb.training.assembly import Assembly
+
+
+def heldout_due(s: Settings, progress: Progress) -> bool:
+    """Every so many steps, and at the phase's end."""
+    every, last = s.run.heldout_every, s.phase(progress.phase).steps
+    return progress.step == last or bool(every and progress.step % every == 0)
 
 
 def heldout_numbers(run: Assembly, number: int) -> dict[str, float]:
