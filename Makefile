@@ -97,7 +97,7 @@ test: check ## all tests that need neither root nor GPU
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 
 test-data: install ## kills prepare at random moments on 200 MB of your text: ARGS='--text /my/texts' (docs/results/data.md)
-	@OMP_NUM_THREADS=1 PYTHONPATH=. $(PY) tests/kill_study.py $(ARGS)
+	@OMP_NUM_THREADS=1 PYTHONPATH=. $(PY) tests/data_prep/store/kill_study.py $(ARGS)
 
 TRITON := build/triton/triton
 $(TRITON): $(VENV)/installed
@@ -105,12 +105,12 @@ $(TRITON): $(VENV)/installed
 	@touch $@
 
 test-triton: $(TRITON) ## Triton's kernels by its interpreter (188 MB), and on a GPU where there is one
-	@OMP_NUM_THREADS=1 TRITON_INTERPRET=1 PYTHONPATH=build/triton $(PY) -m pytest tests/test_triton.py
-	@$(PY) -m pytest tests/test_triton.py -rs || [ $$? -eq 5 ] # 5: skipped as a whole, without a GPU
+	@OMP_NUM_THREADS=1 TRITON_INTERPRET=1 PYTHONPATH=build/triton $(PY) -m pytest tests/optim/test_triton.py
+	@$(PY) -m pytest tests/optim/test_triton.py -rs || [ $$? -eq 5 ] # 5: skipped as a whole, without a GPU
 
 bench-optim: install ## time of an optimizer's step beside others' (docs/results/optim.md)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[bench]'
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=34359738368 $(PY) -m bert_lamb.bench.optim $(ARGS)
 
 mutants: $(TRITON) ## plants mistakes in the optimizer, one at a time: each must turn its tests red
-	@$(PY) tests/mutants.py
+	@$(PY) tests/optim/mutants.py

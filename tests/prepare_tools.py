@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import zstandard
+from tools import ROOT
 
 from bert_lamb.settings import DataSettings
 
-ROOT = Path(__file__).parents[1]
 SYLLABLES = [c + v for c in "bklmrst" for v in "aeio"]
 
 

@@ -11,7 +11,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from bert_lamb.data.instances import InstanceTables
+from bert_lamb.data.loader import PhaseData
 from bert_lamb.data.manifest import write_manifest
+from bert_lamb.data.masking import MaskRule
+from bert_lamb.data.order import Order
+from bert_lamb.data.packing import SpecialIds
 from bert_lamb.data.store import (
     FORMAT_VERSION,
     Documents,
@@ -25,6 +30,8 @@ from bert_lamb.files import file_sha256
 from bert_lamb.run import RunFolder, open_run
 from bert_lamb.settings import Settings, compose_settings
 
+ROOT = Path(__file__).parents[1]  # of the checkout
+RANKS = ROOT / "tests" / "ranks"  # programs that torchrun starts
 SPECIAL_IDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
 
 
@@ -136,9 +143,32 @@ def prepared(folder: Path, *overrides: str, **store: Any) -> Settings:
     return tiny(folder, "model.dropout=0", "model.attention_dropout=0", "model.initializer_range=0.1", *overrides)
 
 
+def phase_data(folder: Path, rank: int, ranks: int, micro_batch: int, whole_word: bool = False) -> PhaseData:
+    """A phase over the store of `make_store`, as one of several ranks sees it."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    vocabulary = (folder / "vocab.txt").read_text().split()
+    continuation = np.array([entry.startswith("##") for entry in vocabulary]) if whole_word else None
+    tables = InstanceTables(folder, manifest, "train", 32)
+    rule = MaskRule(11, 1, 0.15, 4, 120, continuation)
+    return PhaseData(
+        tables,
+        Order(11, 1, tables.sizes, 30),
+        rule,
+        SpecialIds(0, 2, 3, 4),
+        32,
+        32 * micro_batch,
+        True,
+        rank,
+        ranks,
+        False,
+        2,
+        False,
+    )
+
+
 def environment(**more: str) -> dict[str, str]:
     """For subprocesses: one thread each, and the checkout to import from."""
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | more
 
 

@@ -6,8 +6,8 @@ if TYPE_CHECKING:  # as in build.py
     from bert_lamb.settings import ModelSettings
 
 STATIC = {"bf16": 16, "fp32": 16, "fp64": 32}  # bytes a parameter: weight, gradient and two moments
-# Bytes that a layer keeps of a token, as autograd's hooks on saved tensors count them (tests/test_memory.py): for each
-# of `hidden`, for each of `intermediate`, and, where attention is written out for its dropout, for each head and key.
+# Bytes that a layer keeps of a token, as autograd's hooks on saved tensors count them (tests/model/test_memory.py): for
+# each of `hidden`, of `intermediate`, and, where attention is written out for its dropout, for each head and key.
 LAYER = {"bf16": (26, 4, 7), "fp32": (36, 8, 9), "fp64": (72, 16, 17)}
 AROUND = {"bf16": 18, "fp32": 18, "fp64": 36}  # of the embeddings and their norm, for each of `hidden`
 # For each logit, while the loss is made and differentiated: from the peak memory of a process.

@@ -1,0 +1,1 @@
+"""Raw text to a token store that bert_lamb trains on."""

@@ -1,0 +1,217 @@
+"""Law 10: a checkpoint is whole or not at all; a damaged one is named and refused, and the one before offered."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from ranks.pretrain import pretrain_for
+from tools import make_store, tiny
+
+from bert_lamb.model import build_bert
+from bert_lamb.optim import Lamb
+from bert_lamb.pretrain import pretrain
+from bert_lamb.run import (
+    CheckpointError,
+    Progress,
+    RunFolder,
+    list_checkpoints,
+    load_checkpoint,
+    open_run,
+    save_checkpoint,
+    verify_checkpoint,
+)
+from bert_lamb.settings import ModelSettings
+from bert_lamb.training.checkpoints import PhaseCheckpoints
+
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.json", "SHA256SUMS")
+SHAPE = ModelSettings("t", 1, 8, 2, 16, 32, 0.0, 0.0, 0.1)
+
+
+def trained(seed: int = 0) -> tuple[Any, Lamb]:
+    """A small BERT and an optimizer with moments."""
+    bert = build_bert(SHAPE, 30, 0, seed)
+    optimizer = Lamb(bert.parameters(), lr=0.01)
+    for p in bert.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    return bert, optimizer
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Checkpoints of steps 3 and 6."""
+    bert, optimizer = trained()
+    return tuple(save_checkpoint(tmp_path, bert, optimizer, Progress(1, step), 2) for step in (3, 6))  # type: ignore
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    bert, optimizer = trained()
+    path = save_checkpoint(tmp_path, bert, optimizer, Progress(2, 7, 5, 3, 1), 2)
+    assert sorted(p.name for p in path.iterdir()) == sorted(FILES)
+    other, others = trained(1)
+    assert load_checkpoint(path, other, others) == Progress(2, 7, 5, 3, 1)
+    for p, q in zip(bert.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
+        assert optimizer.state[p].keys() == others.state[q].keys()
+        assert all(torch.equal(optimizer.state[p][k], others.state[q][k]) for k in optimizer.state[p])
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["first byte", "middle", "last byte", "truncated", "emptied", "longer", "missing"])
+def test_any_damage_is_refused(two: tuple[Path, Path], name: str, damage: str) -> None:
+    first, last = two
+    file = last / name
+    content = bytearray(file.read_bytes())
+    if damage == "missing":
+        file.unlink()
+    else:
+        place = {"first byte": 0, "middle": len(content) // 2, "last byte": len(content) - 1}.get(damage)
+        if place is not None:
+            content[place] ^= 1
+        size = {"truncated": len(content) - 1, "emptied": 0}.get(damage, len(content))
+        file.write_bytes(bytes(content[:size]) + b"x" * (damage == "longer"))
+    with pytest.raises(CheckpointError) as refused:
+        load_checkpoint(last, *trained())
+    message = str(refused.value)
+    if name != "SHA256SUMS":
+        assert str(file) in message
+    assert str(last) in message
+    assert f"remove {last} to go on from {first}" in message
+    assert refused.value.for_people
+    verify_checkpoint(first)
+
+
+@pytest.mark.parametrize("name", FILES[:4])
+def test_a_file_gone_with_its_line_is_missed(two: tuple[Path, Path], name: str) -> None:
+    _, last = two
+    (last / name).unlink()
+    sums = last / "SHA256SUMS"
+    sums.write_text("".join(line for line in sums.read_text().splitlines(True) if not line.endswith(f"  {name}\n")))
+    with pytest.raises(CheckpointError, match=name):
+        verify_checkpoint(last)
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_no_bit_of_the_sums_may_flip(two: tuple[Path, Path], bit: int) -> None:
+    _, last = two
+    file = last / "SHA256SUMS"
+    content = file.read_bytes()
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << bit
+        file.write_bytes(bytes(changed))
+        with pytest.raises(CheckpointError):
+            verify_checkpoint(last)
+
+
+def test_the_first_one_offers_a_new_start(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, *trained(), Progress(1, 3), 2)
+    (path / "state.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="start this phase again"):
+        verify_checkpoint(path)
+
+
+@pytest.mark.parametrize("where", ["the rename", "the checksums", "the moments"])
+def test_a_cut_while_saving_leaves_the_one_before(two: tuple[Path, Path], where: str) -> None:
+    first, last = two
+    target = {
+        "the rename": "pathlib.Path.rename",
+        "the checksums": "bert_lamb.run.checkpoint.file_sha256",
+        "the moments": "bert_lamb.run.checkpoint.save_file",
+    }[where]
+    with mock.patch(target, side_effect=OSError("no space left on device")), pytest.raises(OSError, match="no space"):
+        save_checkpoint(last.parent, *trained(), Progress(1, 9), 2)
+    assert list_checkpoints(last.parent) == [first, last], "nothing was deleted for one that did not come"
+    verify_checkpoint(first)
+    verify_checkpoint(last)
+    path = save_checkpoint(last.parent, *trained(), Progress(1, 9), 2)
+    assert list_checkpoints(last.parent) == [last, path]
+    assert sorted(p.name for p in last.parent.iterdir()) == ["step-000006", "step-000009"], "no leavings"
+
+
+def test_a_cut_while_replacing_the_same_step_loses_nothing(two: tuple[Path, Path]) -> None:
+    _, last = two
+    with mock.patch("pathlib.Path.rename", side_effect=OSError), pytest.raises(OSError):  # noqa: PT011
+        save_checkpoint(last.parent, *trained(), Progress(1, 6), 2)
+    verify_checkpoint(last)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_keep_checkpoints(tmp_path: Path, keep: int) -> None:
+    bert, optimizer = trained()
+    for step in (1, 2, 10, 999_999, 1_000_000):
+        save_checkpoint(tmp_path, bert, optimizer, Progress(1, step), keep)
+    names = [p.name for p in list_checkpoints(tmp_path)]
+    assert names == ["step-000010", "step-999999", "step-1000000"][-keep:]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    make_store(folder / "data" / "made")
+    return folder
+
+
+def run(store: Path, name: str, *overrides: str) -> RunFolder:
+    return open_run(tiny(store, f"run.name={name}", *overrides))
+
+
+def test_a_run_keeps_as_many_as_asked(store: Path) -> None:
+    folder = run(store, "keeps", "run.checkpoint_every=1", "run.keep_checkpoints=3")
+    pretrain(folder)
+    names = [[p.name for p in list_checkpoints(folder.phase(n) / "checkpoints")] for n in (1, 2)]
+    assert names == [["step-000004", "step-000005", "step-000006"], ["step-000002", "step-000003", "step-000004"]]
+
+
+def test_the_way_out_works(store: Path) -> None:
+    """What the message says: removing the damaged one, the run goes on from the one before."""
+    folder = run(store, "way-out", "run.checkpoint_every=2")
+    pretrain_for(folder, 5)
+    last = list_checkpoints(folder.phase(1) / "checkpoints")[-1]
+    (last / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="step-000004"):
+        pretrain(folder)
+    shutil.rmtree(last)
+    pretrain(folder)
+    assert folder.phase_result(2)
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_damage_at_the_hand_over(store: Path, damage: str) -> None:
+    """Phase 1 is done, its weights are damaged: the message's way out must lead somewhere."""
+    folder = run(store, f"hand-over-{damage}", "run.checkpoint_every=2")
+    pretrain_for(folder, 5)
+    inside = PhaseCheckpoints.restore
+
+    def restore(self: PhaseCheckpoints) -> Progress:
+        if self.phase_number == 2:
+            raise InterruptedError
+        return inside(self)
+
+    with mock.patch.object(PhaseCheckpoints, "restore", restore), pytest.raises(InterruptedError):
+        pretrain(folder)
+    before, last = list_checkpoints(folder.phase(1) / "checkpoints")
+    if damage == "missing":
+        shutil.rmtree(last)
+    else:
+        (last / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError) as refused:
+        pretrain(folder)
+    message = str(refused.value)
+    assert str(last) in message
+    assert str(before) in message
+    assert "phase1/result.json" in message
+    shutil.rmtree(last, ignore_errors=True)
+    (folder.phase(1) / "result.json").unlink()
+    pretrain(folder)
+    assert folder.phase_result(2)
+
+
+def test_sums_are_readable_by_sha256sum(two: tuple[Path, Path]) -> None:
+    lines = (two[0] / "SHA256SUMS").read_text().splitlines()
+    assert [line[64:66] for line in lines] == ["  "] * 4
+    assert json.loads((two[0] / "state.json").read_text())["step"] == 3
