@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from bert_lamb.data.vocabulary import load_tokenizer
+from bert_lamb.errors import UserError
 from bert_lamb.files import file_sha256, write_json
 from bert_lamb.parallel import use_cuda
 from bert_lamb.run import ArmFolder, RunFolder, locate_run
@@ -23,10 +24,8 @@ from bert_lamb.tasks.squad_predict import answer
 log = logging.getLogger(__name__)
 
 
-class EvaluateError(Exception):
+class EvaluateError(UserError):
     """Nothing to evaluate, or results that do not repeat."""
-
-    for_people = True
 
 
 def evaluate(s: Settings) -> None:

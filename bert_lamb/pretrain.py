@@ -9,12 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+from bert_lamb.errors import EXIT_STOPPED
 from bert_lamb.files import write_json
 from bert_lamb.optim import set_lr
 from bert_lamb.parallel import device_count, inside_torchrun, open_strategy, start_ranks
 from bert_lamb.planning.cost import budget, budget_text
 from bert_lamb.planning.preflight import memory_warnings, preflight_problems
-from bert_lamb.run import EXIT_STOPPED, RunFolder, StepTotals, StopRequest, open_run
+from bert_lamb.run import RunFolder, StepTotals, StopRequest, open_run
 from bert_lamb.run.schedule import schedule
 from bert_lamb.settings import Settings, command
 from bert_lamb.training.assembly import Assembly

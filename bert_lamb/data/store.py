@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bert_lamb.errors import UserError
 from bert_lamb.files import write_whole
 
 FORMAT_VERSION = 1
@@ -21,10 +22,8 @@ SPLITS = ("train", "heldout")
 SPAN_COLUMNS = {"a_start": "u4", "a_length": "u2", "b_start": "u4", "b_length": "u2", "is_next": "u1"}
 
 
-class StoreError(Exception):
+class StoreError(UserError):
     """A token store that must not be used; the message names the file and the way out."""
-
-    for_people = True
 
 
 @dataclass

@@ -9,16 +9,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertForPreTraining
 
+from bert_lamb.errors import UserError
+
 if TYPE_CHECKING:  # a model's shape is all that is read: this package works without Hydra
     from bert_lamb.settings import ModelSettings
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # the names that transformers looks for
 
 
-class WeightsError(Exception):
+class WeightsError(UserError):
     """Weights that do not fit the model; the message names them."""
-
-    for_people = True
 
 
 def bert_config(model: "ModelSettings", vocab_size: int, pad_id: int) -> BertConfig:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_lamb.data.planner import known_tokens, most_sequences
+from bert_lamb.errors import UserError
 from bert_lamb.model import STATIC, activation_bytes, parameter_count, training_flops
 from bert_lamb.optim import square_root_scaled
 from bert_lamb.parallel import use_cuda
@@ -22,10 +23,8 @@ OPTIMIZER_WORDS = {
 FAR_BELOW = 4  # times: the square-root rule then asks for half the learning rate (why 4: docs/schedules.md)
 
 
-class BudgetError(Exception):
+class BudgetError(UserError):
     """A plan that cannot be made; the message says what to change."""
-
-    for_people = True
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bert_lamb.errors import UserError
 from bert_lamb.run import RunFolder
 from bert_lamb.settings import RECIPE_PARTS, leaves, recipe_hash, source_of
 
 
-class ReportError(Exception):
+class ReportError(UserError):
     """A folder that is no run folder."""
-
-    for_people = True
 
 
 @dataclass

@@ -12,10 +12,9 @@ from bert_lamb.run.checkpoint import (
 from bert_lamb.run.folder import ArmFolder, RunFolder, RunFolderError, data_folder, locate_run, open_run
 from bert_lamb.run.metrics import Dashboard, MetricsLog, StepTotals, TrainingStoppedError, last_line
 from bert_lamb.run.progress import Progress
-from bert_lamb.run.signals import EXIT_STOPPED, StopRequest
+from bert_lamb.run.signals import StopRequest
 
 __all__ = [
-    "EXIT_STOPPED",
     "ArmFolder",
     "CheckpointError",
     "Dashboard",

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForPreTraining
 
+from bert_lamb.errors import UserError
 from bert_lamb.files import file_sha256
 from bert_lamb.model import load_weights, save_weights
 from bert_lamb.run.progress import Progress
@@ -21,10 +22,8 @@ from bert_lamb.run.progress import Progress
 SUMS = "SHA256SUMS"
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A checkpoint that must not be loaded; the message names the file and the way out."""
-
-    for_people = True
 
 
 def save_checkpoint(

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from bert_lamb.data.manifest import MANIFEST
+from bert_lamb.errors import UserError
 from bert_lamb.files import drop_half_line, file_sha256, write_json, write_whole
 from bert_lamb.settings import Settings, difference, read_settings, recipe, recipe_hash, settings_yaml
 
 
-class RunFolderError(Exception):
+class RunFolderError(UserError):
     """A run folder that these settings must not touch."""
-
-    for_people = True
 
 
 SETTINGS = "settings.yaml"  # of a run's last start, and of each arm

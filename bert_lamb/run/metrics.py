@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bert_lamb.batch import Denominators, LossSums, PackedBatch
+from bert_lamb.errors import UserError
 from bert_lamb.files import drop_half_line
 from bert_lamb.optim import Layerwise
 from bert_lamb.parallel import Single
@@ -30,10 +31,8 @@ PENDING = ("sequences", "tokens", "computed", "seconds", "flops")  # summed from
 CONSOLE_EVERY_S = 10.0  # a line that often, so that a log file stays readable
 
 
-class TrainingStoppedError(Exception):
+class TrainingStoppedError(UserError):
     """A run that cannot go on by itself."""
-
-    for_people = True
 
 
 class Dashboard:

@@ -3,7 +3,6 @@
 import signal
 import time
 
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 SAME_REQUEST_S = 2.0  # launchers and schedulers pass one signal on by several ways
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from bert_lamb.errors import UserError
 from bert_lamb.settings.schema import PhaseSettings, Settings
 
 CHOICES = {
@@ -69,10 +70,8 @@ SHARES = ("data.heldout_share", "data.short_share", "data.max_reject_share", "mo
           "model.attention_dropout", "finetune.dropout", "finetune.warmup_share")  # fmt: skip
 
 
-class SettingsError(Exception):
+class SettingsError(UserError):
     """One message with every problem found."""
-
-    for_people = True
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("these settings cannot run:\n" + "\n".join(f"- {p}" for p in problems))

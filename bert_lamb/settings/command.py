@@ -92,7 +92,7 @@ def command(
 ) -> Callable:
     """Wraps `stage(settings)` as a Hydra command that ends with one clear message instead of a traceback.
 
-    Exceptions with an attribute `for_people = True` are printed as their message. `check` adds a stage's own checks;
+    Every UserError is printed as its message. `check` adds a stage's own checks;
     its problems stand in one message with those of the settings. checked=False leaves all checks to others.
     """
     if stage is None:

@@ -17,16 +17,15 @@ import zstandard
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from bert_lamb.errors import UserError
 from bert_lamb.settings import FinetuneSettings
 
 POOL = 32  # batches sorted by length together; more saves little padding and makes batches more alike
 QUESTIONS, ORDER = 1, 2  # keys of the random draws, so that no two share a stream
 
 
-class SquadError(Exception):
+class SquadError(UserError):
     """A file that is not SQuAD v1.1, or predictions that do not belong to it."""
-
-    for_people = True
 
 
 def missing_files(f: FinetuneSettings) -> list[str]:

@@ -19,13 +19,13 @@ from transformers import BertForQuestionAnswering
 
 from bert_lamb.data.manifest import MANIFEST
 from bert_lamb.data.vocabulary import VOCABULARY, load_tokenizer
+from bert_lamb.errors import EXIT_STOPPED
 from bert_lamb.files import file_sha256, write_json, write_whole
 from bert_lamb.machine import machine_record
 from bert_lamb.model import bert_config
 from bert_lamb.optim import Schedule, decay_groups, set_lr
 from bert_lamb.parallel import use_cuda
 from bert_lamb.run import (
-    EXIT_STOPPED,
     ArmFolder,
     RunFolder,
     StopRequest,

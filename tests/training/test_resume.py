@@ -18,9 +18,10 @@ from ranks.pretrain import pretrain_for
 from safetensors.torch import load_file
 from tools import RANKS, assert_same_bits, environment, fresh, losses_of, prepared, tiny_overrides, torchrun
 
+from bert_lamb.errors import EXIT_STOPPED
 from bert_lamb.optim import has_compiler
 from bert_lamb.pretrain import pretrain
-from bert_lamb.run import EXIT_STOPPED, RunFolder, list_checkpoints, open_run
+from bert_lamb.run import RunFolder, list_checkpoints, open_run
 from bert_lamb.training.checkpoints import PhaseCheckpoints
 from bert_lamb.training.repeatable import repeat_to_the_bit, seed_dropout, set_deterministic
 
