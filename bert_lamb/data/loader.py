@@ -5,7 +5,8 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby
+from operator import itemgetter
 from typing import TypeVar
 
 import numpy as np
@@ -48,20 +49,18 @@ class PhaseData:
     pinned: bool  # batches stand in pinned memory, for a GPU
 
     def steps(self, first: int, last: int, data_offset: int = 0) -> Iterator[Step]:
-        """Steps first ... last - 1; batches are made ahead in a thread."""
+        """Steps first ... last - 1; their micro-batches are made ahead in a thread."""
 
-        def work() -> Iterator[Step | PackedBatch]:
+        def work() -> Iterator[tuple[Step, PackedBatch]]:
             for number in range(first, last):
                 chosen = self.order.step(number, data_offset)
-                step, makers = self.plan(number, chosen)
-                yield step
-                yield from (self.make(chosen, rows) for rows in makers)
+                step, rows_of_batches = self.plan(number, chosen)
+                for rows in rows_of_batches:
+                    yield step, self.make(chosen, rows)
 
-        with closing(prefetched(work(), self.prefetch)) as stream:  # a phase left early must end the thread
-            for _ in range(first, last):
-                step = next(stream)
-                assert isinstance(step, Step)
-                step.batches = islice(stream, step.micro_batches)  # type: ignore[arg-type]
+        with closing(prefetched(work(), self.prefetch)) as made:  # a phase left early must end the thread
+            for step, tagged in groupby(made, key=itemgetter(0)):
+                step.batches = map(itemgetter(1), tagged)
                 yield step
 
     def plan(self, number: int, chosen: Chosen) -> tuple[Step, list[np.ndarray]]:

@@ -13,8 +13,10 @@ import numpy as np
 
 from bert_lamb.settings import MODEST_TOKENS
 
-TOKEN_SHAPES = 2  # numbers of tokens that micro-batches by length are rounded up to; each shape costs a compilation
-SEQUENCES_PER_BUDGET = 2  # times the sequences of full length: where fewer than half the places are tokens, less fits
+TOKEN_SHAPES = 2  # sizes in tokens that micro-batches by length are rounded up to; each costs a compilation
+# A cap on the sequences of a micro-batch by tokens, as a multiple of how many of full length fit: batches of short
+# sequences meet it before the budget of tokens, so that the shape of their labels stays small.
+SEQUENCES_PER_BUDGET = 2
 
 
 def known_tokens(micro_batch_tokens: int | None, on_gpu: bool) -> int | None:

@@ -72,3 +72,21 @@ def test_learning_rates_to_start_from_are_the_rule():
     assert [int(batch.replace(",", "")) for batch, _ in rows] == [256 * 2**k for k in range(9)]
     for batch, rate in rows:
         assert f"{square_root_scaled(5e-3, 32768, int(batch.replace(',', ''))):.2e}" == rate.replace("e-", "e-0")
+
+
+def test_the_map_names_files_that_exist():
+    """docs/architecture.md and CONTRIBUTING.md tell where things are."""
+    for page in ("docs/architecture.md", "CONTRIBUTING.md"):
+        text = (ROOT / page).read_text()
+        named = re.findall(r"`((?:bert_lamb|data_prep|conf|tests|docs)/[\w./-]*)`", text)
+        assert len(named) > 10
+        missing = [name for name in named if not (ROOT / name).exists()]
+        assert not missing, f"{page} names {missing}"
+
+
+def test_every_room_is_on_the_map():
+    text = (ROOT / "docs/architecture.md").read_text()
+    for package in ("bert_lamb", "data_prep"):
+        rooms = [path.parent.name for path in (ROOT / package).glob("*/__init__.py")]
+        assert rooms
+        assert not [room for room in rooms if f"{room}/" not in text]
