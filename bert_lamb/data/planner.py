@@ -11,8 +11,7 @@ from math import ceil
 
 import numpy as np
 
-from bert_lamb.settings import MODEST_TOKENS
-
+MODEST_TOKENS = 8192  # of a micro-batch where none are given, on a CPU and in fine-tuning; ours
 TOKEN_SHAPES = 2  # sizes in tokens that micro-batches by length are rounded up to; each costs a compilation
 # A cap on the sequences of a micro-batch by tokens, as a multiple of how many of full length fit: batches of short
 # sequences meet it before the budget of tokens, so that the shape of their labels stays small.

@@ -20,7 +20,6 @@ from bert_lamb.settings.recipe import (
     source_of,
 )
 from bert_lamb.settings.schema import (
-    MODEST_TOKENS,
     DataSettings,
     FinetuneSettings,
     HandoverSettings,
@@ -36,7 +35,6 @@ from bert_lamb.settings.schema import (
 )
 
 __all__ = [
-    "MODEST_TOKENS",
     "RECIPE_PARTS",
     "DataSettings",
     "FinetuneSettings",

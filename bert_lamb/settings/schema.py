@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-MODEST_TOKENS = 8192  # of a micro-batch where none are told, on a CPU and in fine-tuning; ours
-
 
 @dataclass
 class ModelSettings:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import BertForQuestionAnswering
 
-from bert_lamb.settings import MODEST_TOKENS, FinetuneSettings, HardwareSettings
+from bert_lamb.data.planner import MODEST_TOKENS
+from bert_lamb.settings import FinetuneSettings, HardwareSettings
 from bert_lamb.tasks.squad_data import Question, SquadBatch, Windows, make_batch, micro_batches
 from bert_lamb.tasks.squad_model import autocast, span_logits
 

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from transformers import BertForQuestionAnswering
 
 from bert_lamb.data.manifest import MANIFEST
+from bert_lamb.data.planner import MODEST_TOKENS
 from bert_lamb.data.vocabulary import VOCABULARY, load_tokenizer
 from bert_lamb.errors import EXIT_STOPPED
 from bert_lamb.files import file_sha256, write_json, write_whole
@@ -32,7 +33,7 @@ from bert_lamb.run import (
     TrainingStoppedError,
     data_folder,
 )
-from bert_lamb.settings import MODEST_TOKENS, Settings, finetune_recipe, recipe_hash, settings_yaml
+from bert_lamb.settings import Settings, finetune_recipe, recipe_hash, settings_yaml
 from bert_lamb.tasks.squad_data import (
     Question,
     SquadError,

@@ -12,12 +12,12 @@ from bert_lamb.data.local_copy import copy_store
 from bert_lamb.data.masking import MaskRule
 from bert_lamb.data.order import Order
 from bert_lamb.data.packing import SpecialIds
-from bert_lamb.data.planner import known_tokens
+from bert_lamb.data.planner import MODEST_TOKENS, known_tokens
 from bert_lamb.data.vocabulary import VOCABULARY, continuation_pieces, read_vocabulary
 from bert_lamb.model import takes_varlen
 from bert_lamb.parallel import Single
 from bert_lamb.run import Progress, data_folder
-from bert_lamb.settings import MODEST_TOKENS, Settings
+from bert_lamb.settings import Settings
 
 
 def open_store(s: Settings, manifest: dict[str, Any]) -> Path:

@@ -11,12 +11,11 @@ import torch
 from tools import fresh, losses_of, make_store, phase_data, tiny
 
 from bert_lamb.batch import PackedBatch
-from bert_lamb.data.planner import known_tokens
+from bert_lamb.data.planner import MODEST_TOKENS, known_tokens
 from bert_lamb.parallel import Single
 from bert_lamb.planning.cost import budget, budget_text
 from bert_lamb.pretrain import pretrain
 from bert_lamb.run import RunFolder, TrainingStoppedError
-from bert_lamb.settings import MODEST_TOKENS
 from bert_lamb.training.assembly import Assembly
 from bert_lamb.training.fitting import MOST, SHARE, candidates, explain_memory, fitted_tokens, peaks_of
 
