@@ -69,14 +69,13 @@ def measure(folder: Path, manifest: dict[str, Any], seq_len: int, steps: int) ->
 
 def phase_data(folder: Path, manifest: dict[str, Any], seq_len: int) -> PhaseData:
     """A phase as one GPU's rank sees it."""
-    tokenizer = manifest["tokenizer"]
-    special = tokenizer["special_ids"]
+    ids, vocab_size = SpecialIds.of(manifest), manifest["tokenizer"]["size"]
     tables = InstanceTables(folder, manifest, "train", seq_len)
     return PhaseData(
         tables=tables,
         order=Order(0, 1, tables.sizes, GLOBAL_BATCH),
-        rule=MaskRule(0, 1, SHARE, special["[MASK]"], tokenizer["size"], None),
-        ids=SpecialIds(special["[PAD]"], special["[CLS]"], special["[SEP]"], special["[MASK]"]),
+        rule=MaskRule(0, 1, SHARE, ids.mask, vocab_size, None),
+        ids=ids,
         seq_len=seq_len, micro_batch_tokens=BUDGET, padded=False, rank=0, ranks=1, static_shapes=True, prefetch=1,
         pinned=False,
     )  # fmt: skip

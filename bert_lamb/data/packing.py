@@ -1,6 +1,7 @@
 """From spans to packed batches: how sequences are laid end to end, and rounded up to a static shape."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,12 @@ class SpecialIds:
     cls: int
     sep: int
     mask: int
+
+    @classmethod
+    def of(cls, manifest: dict[str, Any]) -> "SpecialIds":
+        """Those of a store's vocabulary."""
+        ids = manifest["tokenizer"]["special_ids"]
+        return cls(ids["[PAD]"], ids["[CLS]"], ids["[SEP]"], ids["[MASK]"])
 
 
 def lay_out(tables: InstanceTables, rows: Rows, ids: SpecialIds) -> tuple[np.ndarray, ...]:

@@ -10,6 +10,7 @@ import torch
 
 from bert_lamb.batch import Denominators, LossSums, PackedBatch
 from bert_lamb.data.loader import PhaseData
+from bert_lamb.data.packing import SpecialIds
 from bert_lamb.files import write_json
 from bert_lamb.machine import device_name, machine_record
 from bert_lamb.model import batch_flops, build_bert, pretraining_losses
@@ -19,7 +20,7 @@ from bert_lamb.run import Dashboard, MetricsLog, Progress, RunFolder
 from bert_lamb.settings import OptimizerSettings, Settings
 from bert_lamb.training.checkpoints import PhaseCheckpoints
 from bert_lamb.training.fitting import fitted_tokens, peak_gib, room_gib
-from bert_lamb.training.phase_data import open_phase_data, open_store, special_ids, tokens_are_found
+from bert_lamb.training.phase_data import open_phase_data, open_store, tokens_are_found
 from bert_lamb.training.repeatable import repeat_to_the_bit
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Assembly:
         self.manifest = folder.manifest()
         self.store = open_store(s, self.manifest)
         repeat_to_the_bit(s.hardware.deterministic, strategy.device)
-        bert = build_bert(s.model, self.manifest["tokenizer"]["size"], special_ids(self.manifest).pad, s.seed)
+        bert = build_bert(s.model, self.manifest["tokenizer"]["size"], SpecialIds.of(self.manifest).pad, s.seed)
         bert.to(device=strategy.device, dtype=PRECISIONS[s.hardware.precision])  # type: ignore[call-arg]
         self.bert = bert.train()
         self.parameters = list(self.bert.parameters())

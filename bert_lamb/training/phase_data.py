@@ -29,12 +29,6 @@ def open_store(s: Settings, manifest: dict[str, Any]) -> Path:
     return copy_store(shared, manifest, lengths, Path(local))
 
 
-def special_ids(manifest: dict[str, Any]) -> SpecialIds:
-    """The ids of the special tokens in the store's vocabulary."""
-    ids = manifest["tokenizer"]["special_ids"]
-    return SpecialIds(ids["[PAD]"], ids["[CLS]"], ids["[SEP]"], ids["[MASK]"])
-
-
 def tokens_are_found(s: Settings, device: torch.device) -> bool:
     """Whether the size of a micro-batch is left to this device's memory (training/fitting.py)."""
     return known_tokens(s.hardware.micro_batch_tokens, device.type == "cuda") is None
@@ -54,7 +48,7 @@ def open_phase_data(
 
     `activations` is the type that the model computes in; `static_shapes` rounds micro-batches up for a compiler.
     """
-    phase, ids, device = s.phase(phase_number), special_ids(manifest), strategy.device
+    phase, ids, device = s.phase(phase_number), SpecialIds.of(manifest), strategy.device
     tables = InstanceTables(store, manifest, split, phase.seq_len)
     continuation = continuation_pieces(read_vocabulary(store / VOCABULARY)) if s.masking.whole_word else None
     size = manifest["tokenizer"]["size"]
