@@ -9,8 +9,8 @@ from pathlib import Path
 from bert_lamb.data.manifest import MANIFEST
 from bert_lamb.settings import Settings, command
 from data_prep.prepare import begun, worded_errors
-from data_prep.resume import deciding_settings
-from data_prep.tokenizer import given_vocabulary
+from data_prep.shards.tokenizer import given_vocabulary
+from data_prep.store.resume import deciding_settings
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFound
 
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings, Settings, command
-from data_prep.hub_files import HubError, about_path, hub_files, hub_folder, read_about
-from data_prep.pool import Progress
-from data_prep.sources import parts
+from data_prep.reading.hub_files import HubError, about_path, hub_files, hub_folder, read_about
+from data_prep.reading.sources import parts
+from data_prep.store.pool import Progress
 
 log = logging.getLogger(__name__)
 OUT_OF_REACH = (HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)

@@ -24,8 +24,8 @@ from bert_lamb.data.vocabulary import (
     read_vocabulary,
 )
 from bert_lamb.settings import Settings, command
-from data_prep.document_way import SENTENCES, as_stored, find_document, more, of_raw, sequences_of
-from data_prep.encoder import Encoder
+from data_prep.shards.encoder import Encoder
+from data_prep.store.document_way import SENTENCES, as_stored, find_document, more, of_raw, sequences_of
 
 SHOWN = 8  # sequences of a step's batch
 BEGINNING = 60  # characters of each of them

@@ -16,19 +16,19 @@ from typing import Any
 from bert_lamb.data.manifest import MANIFEST, write_manifest
 from bert_lamb.data.store import SPLITS
 from bert_lamb.settings import DataSettings, Settings, command
-from data_prep.duplicates import mark_duplicates
-from data_prep.finish import make_manifest
-from data_prep.plan_file import kept_plan, one_task_reads, slices_of_part
-from data_prep.pool import Progress, core_count, records_in_order, run_slices
-from data_prep.records import Document, cleaned_texts, records
-from data_prep.repair import check_finished
-from data_prep.resume import PrepareError, asked_for, begin, deciding_settings, earlier_begun
-from data_prep.rules import Rules
-from data_prep.sentences import clean
-from data_prep.shards import WORK, ShardRecord, read_record, split_of
-from data_prep.slices import Plan, Slice, payloads
-from data_prep.sources import source_files
-from data_prep.tokenizer import TRAINING_BYTES, Vocabulary, given_vocabulary, train_vocabulary
+from data_prep.reading.slices import Plan, Slice, payloads
+from data_prep.reading.sources import source_files
+from data_prep.shards.make import WORK, ShardRecord, read_record, split_of
+from data_prep.shards.tokenizer import TRAINING_BYTES, Vocabulary, given_vocabulary, train_vocabulary
+from data_prep.store.duplicates import mark_duplicates
+from data_prep.store.finish import make_manifest
+from data_prep.store.plan_file import kept_plan, one_task_reads, slices_of_part
+from data_prep.store.pool import Progress, core_count, records_in_order, run_slices
+from data_prep.store.repair import check_finished
+from data_prep.store.resume import PrepareError, asked_for, begin, deciding_settings, earlier_begun
+from data_prep.text.records import Document, cleaned_texts, records
+from data_prep.text.rules import Rules
+from data_prep.text.sentences import clean
 
 log = logging.getLogger(__name__)
 EXIT_STOPPED = 75  # asked to stop, as the training stages say it: run the same command again

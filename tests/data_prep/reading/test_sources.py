@@ -10,11 +10,11 @@ import pytest
 import zstandard
 from prepare_tools import data_settings, write_jsonl, write_text
 
-from data_prep import slices as slices_module
-from data_prep.records import Document, Reject, records
-from data_prep.sentences import clean, cut, sentences
-from data_prep.slices import BLANK_LINE, LINE_END, PAGE_END, Borders, payloads, plan_input
-from data_prep.sources import SourceError, source_files
+from data_prep.reading import slices as slices_module
+from data_prep.reading.slices import BLANK_LINE, LINE_END, PAGE_END, Borders, payloads, plan_input
+from data_prep.reading.sources import SourceError, source_files
+from data_prep.text.records import Document, Reject, records
+from data_prep.text.sentences import clean, cut, sentences
 
 
 def read(data) -> tuple[list[Document], list[Reject], slices_module.Plan]:
@@ -45,7 +45,7 @@ def test_every_format_gives_the_same_documents(tmp_path):
 
 def test_one_large_row_group_is_read_in_steps(tmp_path, monkeypatch):
     """Slices cut it where they like; each row comes once, in order, under its number."""
-    monkeypatch.setattr("data_prep.records.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("data_prep.text.records.ROWS_AT_ONCE", 7)
     texts = [f"Document {i}. " + "word " * 3000 for i in range(200)]
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", use_dictionary=False)
     data = data_settings(paths=[tmp_path], shard_mib=1)
@@ -130,7 +130,7 @@ def test_bad_records_are_counted_with_place_and_reason_and_the_rest_goes_on(tmp_
 
 
 def test_giant_documents_are_rejected_whatever_the_format(tmp_path, monkeypatch):
-    for module in ("data_prep.records", "data_prep.slices"):
+    for module in ("data_prep.text.records", "data_prep.reading.slices"):
         monkeypatch.setattr(f"{module}.LARGEST_DOCUMENT", 5000)
     giant = "word " * 2000
     (tmp_path / "a.txt").write_text(giant)
@@ -231,7 +231,7 @@ def test_a_file_named_twice_is_read_once_and_order_does_not_depend_on_the_paths(
 def test_a_file_without_borders_is_no_corpus(tmp_path, monkeypatch):
     monkeypatch.setattr(slices_module, "LARGEST_GAP", 1000)
     monkeypatch.setattr(slices_module, "MIB", 1000)
-    monkeypatch.setattr("data_prep.sources.READ_SIZE", 500)
+    monkeypatch.setattr("data_prep.reading.sources.READ_SIZE", 500)
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "' + b"x" * 5000)
     with pytest.raises(SourceError, match=r"a\.jsonl holds .* without the end of a line: is it really \.jsonl"):
         read(data_settings(paths=[tmp_path]))

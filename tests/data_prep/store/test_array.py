@@ -10,12 +10,12 @@ import pytest
 from prepare_tools import ROOT, command, corpus, data_settings, digests, overrides
 from tools import composed
 
-from data_prep import plan_file, resume
-from data_prep.plan_file import kept_plan, slices_of_part
 from data_prep.prepare import prepare
-from data_prep.resume import PrepareError
-from data_prep.slices import Plan, Slice
-from data_prep.sources import source_files
+from data_prep.reading.slices import Plan, Slice
+from data_prep.reading.sources import source_files
+from data_prep.store import plan_file, resume
+from data_prep.store.plan_file import kept_plan, slices_of_part
+from data_prep.store.resume import PrepareError
 
 WHOLE = {"seq_lens": [32, 64, 128, 512], "shard_mib": 64}  # what prepare_tools.overrides says
 

@@ -13,14 +13,14 @@ from prepare_tools import command, corpus, data_settings, digests, overrides, wr
 from bert_lamb.data.manifest import read_manifest, verify_store
 from bert_lamb.data.store import documents_name, read_documents, read_spans, spans_name
 from bert_lamb.data.vocabulary import load_tokenizer
-from data_prep import pool
 from data_prep import prepare as stage
 from data_prep.prepare import prepare
-from data_prep.records import Document, records
-from data_prep.resume import PrepareError
-from data_prep.sentences import clean, sentences
-from data_prep.slices import payloads, plan_input
-from data_prep.sources import source_files
+from data_prep.reading.slices import payloads, plan_input
+from data_prep.reading.sources import source_files
+from data_prep.store import pool
+from data_prep.store.resume import PrepareError
+from data_prep.text.records import Document, records
+from data_prep.text.sentences import clean, sentences
 
 
 def test_processes_never_change_a_byte(text, finished, tmp_path):

@@ -12,15 +12,15 @@ from prepare_tools import data_settings
 
 from bert_lamb.data.store import Documents, read_documents
 from bert_lamb.data.vocabulary import make_tokenizer, read_vocabulary
-from data_prep.dump import article
-from data_prep.encoder import Encoder
-from data_prep.instances import make_instances
-from data_prep.records import Document, Reject
-from data_prep.rules import Rules
-from data_prep.sentences import DROPPED, LONGEST_SENTENCE, clean, sentences
-from data_prep.shards import make_shard, split_of
-from data_prep.slices import Piece, Slice
-from data_prep.sources import SourceFile
+from data_prep.reading.slices import Piece, Slice
+from data_prep.reading.sources import SourceFile
+from data_prep.shards.encoder import Encoder
+from data_prep.shards.instances import make_instances
+from data_prep.shards.make import make_shard, split_of
+from data_prep.text.dump import article
+from data_prep.text.records import Document, Reject
+from data_prep.text.rules import Rules
+from data_prep.text.sentences import DROPPED, LONGEST_SENTENCE, clean, sentences
 
 held = settings(max_examples=60, deadline=None, database=None, derandomize=True)
 fewer = settings(held, max_examples=15)

@@ -21,12 +21,12 @@ from bert_lamb.data.store import (
 )
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings
-from data_prep.encoder import Encoder
-from data_prep.instances import make_instances
-from data_prep.records import SAMPLE_LENGTH, Document, LeftOut, Reject, records
-from data_prep.rules import Rules
-from data_prep.sentences import clean, sentences, signature
-from data_prep.slices import Slice
+from data_prep.reading.slices import Slice
+from data_prep.shards.encoder import Encoder
+from data_prep.shards.instances import make_instances
+from data_prep.text.records import SAMPLE_LENGTH, Document, LeftOut, Reject, records
+from data_prep.text.rules import Rules
+from data_prep.text.sentences import clean, sentences, signature
 
 WORK = ".work"  # below the store: one record per finished shard, gone once the manifest is written
 BATCH = 256  # sentences tokenised at a time; larger ones were slower

@@ -7,8 +7,8 @@ from typing import Any
 import mwparserfromhell
 from mwparserfromhell.nodes import ExternalLink, HTMLEntity, Tag, Text, Wikilink
 
-from data_prep.sentences import cut
-from data_prep.wikitext_blocks import GAP, without_blocks
+from data_prep.text.sentences import cut
+from data_prep.text.wikitext_blocks import GAP, without_blocks
 
 HEADING = re.compile(r"={1,6}.*={1,6}\s*")
 LIST = ("*", "#", ";")

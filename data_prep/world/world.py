@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Literal, TypeVar
 
-from data_prep import world_pages as pages
-from data_prep.world_lines import ABOUT, ANY_ABOUT
-from data_prep.world_stories import ANY_SCENE, LINKS, SCENES
-from data_prep.world_words import (
+from data_prep.world import pages
+from data_prep.world.lines import ABOUT, ANY_ABOUT
+from data_prep.world.stories import ANY_SCENE, LINKS, SCENES
+from data_prep.world.words import (
     ASKED,
     CLASSES,
     COVERED,

@@ -12,12 +12,12 @@ from bert_lamb.data.store import FORMAT_VERSION, SPLITS, read_documents
 from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.files import write_whole
 from bert_lamb.settings import DataSettings
-from data_prep import world
-from data_prep.resume import libraries
-from data_prep.shards import ShardRecord, about_file
-from data_prep.slices import Plan
-from data_prep.squad_overlap import read_paragraphs
-from data_prep.tokenizer import Vocabulary
+from data_prep.reading.slices import Plan
+from data_prep.shards.make import ShardRecord, about_file
+from data_prep.shards.tokenizer import Vocabulary
+from data_prep.store.resume import libraries
+from data_prep.text.squad_overlap import read_paragraphs
+from data_prep.world import world
 
 NAMED_FILES = 3  # that a note lists
 NAMED_SHARDS = 20  # shards that a note lists by number

@@ -12,15 +12,15 @@ from bert_lamb.data.store import documents_name, read_documents
 from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings
-from data_prep.duplicates import mark_duplicates
-from data_prep.finish import write_questions
-from data_prep.hub_files import HubError
-from data_prep.pool import core_count, run_slices
-from data_prep.resume import PrepareError, asked_for, refuse_other
-from data_prep.shards import WORK, write_instances
-from data_prep.slices import plan_input
-from data_prep.sources import SourceError, source_files
-from data_prep.tokenizer import Vocabulary
+from data_prep.reading.hub_files import HubError
+from data_prep.reading.slices import plan_input
+from data_prep.reading.sources import SourceError, source_files
+from data_prep.shards.make import WORK, write_instances
+from data_prep.shards.tokenizer import Vocabulary
+from data_prep.store.duplicates import mark_duplicates
+from data_prep.store.finish import write_questions
+from data_prep.store.pool import core_count, run_slices
+from data_prep.store.resume import PrepareError, asked_for, refuse_other
 
 log = logging.getLogger(__name__)
 SHARD_FILE = re.compile(r"(train|heldout)/(?:documents|seq(\d+)-pass(\d+))-(\d+)\.arrow")

@@ -14,9 +14,9 @@ from typing import Any
 
 from bert_lamb.files import one_at_a_time, write_whole
 from bert_lamb.settings import DataSettings
-from data_prep.shards import WORK
-from data_prep.slices import Piece, Plan, PlannedFile, Slice, as_slices, plan_files
-from data_prep.sources import SourceFile
+from data_prep.reading.slices import Piece, Plan, PlannedFile, Slice, as_slices, plan_files
+from data_prep.reading.sources import SourceFile
+from data_prep.shards.make import WORK
 
 log = logging.getLogger(__name__)
 PLAN = f"{WORK}/plan.json"

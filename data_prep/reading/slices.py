@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bert_lamb.settings import DataSettings
-from data_prep.sources import RawStream, SourceError, SourceFile, raw_chunks
-from data_prep.unpacking import MIB, DamagedStream, Starts
+from data_prep.reading.sources import RawStream, SourceError, SourceFile, raw_chunks
+from data_prep.reading.unpacking import MIB, DamagedStream, Starts
 
 LARGEST_DOCUMENT = 32 * MIB  # bytes; more is a file without borders, not a document
 LARGEST_GAP = 1024 * MIB  # bytes without a border between documents, after which the file is not what it seems

@@ -11,11 +11,11 @@ import numpy as np
 from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.store import SPLITS, Documents, documents_name, read_documents
 from bert_lamb.settings import DataSettings
-from data_prep.encoder import Encoder
-from data_prep.records import Document, documents_of
-from data_prep.sentences import clean, sentences
-from data_prep.slices import Piece, read_piece
-from data_prep.sources import SourceError, source_files
+from data_prep.reading.slices import Piece, read_piece
+from data_prep.reading.sources import SourceError, source_files
+from data_prep.shards.encoder import Encoder
+from data_prep.text.records import Document, documents_of
+from data_prep.text.sentences import clean, sentences
 
 CHARACTERS = 1000  # of a text that are shown
 SENTENCES = 10

@@ -12,10 +12,10 @@ from bert_lamb.data.store import manifest_bytes
 from bert_lamb.data.vocabulary import VOCABULARY, read_vocabulary, vocabulary_sha256
 from bert_lamb.files import write_whole
 from bert_lamb.settings import DataSettings, difference
-from data_prep.shards import WORK
-from data_prep.slices import Plan
-from data_prep.squad_overlap import squad_sha256
-from data_prep.tokenizer import Vocabulary
+from data_prep.reading.slices import Plan
+from data_prep.shards.make import WORK
+from data_prep.shards.tokenizer import Vocabulary
+from data_prep.text.squad_overlap import squad_sha256
 
 BEGUN = f"{WORK}/begun.json"
 DECIDE_NOTHING = ("name", "root", "paths", "hub", "processes", "part", "parts", "max_reject_share")  # change no byte

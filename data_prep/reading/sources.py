@@ -13,9 +13,9 @@ from pathlib import Path
 from random import Random
 
 from bert_lamb.settings import DataSettings
-from data_prep import world
-from data_prep.hub_files import fetched_paths
-from data_prep.unpacking import DamagedStream, Starts, unpacked
+from data_prep.reading.hub_files import fetched_paths
+from data_prep.reading.unpacking import DamagedStream, Starts, unpacked
+from data_prep.world import world
 
 FORMATS = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = ("", ".zst", ".gz", ".bz2")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from bert_lamb.settings import DataSettings
-from data_prep.squad_overlap import Overlap
+from data_prep.text.squad_overlap import Overlap
 
 JUDGED = 2000  # first characters that the language is judged by; with 500 three of 4,244 English articles were missed
 

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bert_lamb.settings import DataSettings
-from data_prep.sentences import clean, signature
-from data_prep.slices import (
+from data_prep.reading.slices import (
     BLANK_LINE,
     LARGEST_DOCUMENT,
     MIB,
@@ -21,7 +20,8 @@ from data_prep.slices import (
     read_piece,
     whole_files,
 )
-from data_prep.sources import SourceFile
+from data_prep.reading.sources import SourceFile
+from data_prep.text.sentences import clean, signature
 
 SAMPLE_LENGTH = 200  # characters of a rejected record that are kept
 ROWS_AT_ONCE = 256  # of a parquet row group in memory; one may hold a million
@@ -90,7 +90,7 @@ def _records(piece: Piece, text: bytes | None, data: DataSettings) -> Iterator[D
     if piece.file.format == ".parquet":
         yield from _rows(piece, data)
     elif piece.file.format == ".xml":
-        from data_prep.dump import pages  # only here: other sources need no parser of wikitext
+        from data_prep.text.dump import pages  # only here: other sources need no parser of wikitext
 
         yield from pages(piece, read_piece(piece, data) if text is None else text)
     elif whole_files(piece.file, data):

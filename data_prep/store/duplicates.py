@@ -15,11 +15,11 @@ import numpy as np
 from bert_lamb.data.store import manifest_bytes
 from bert_lamb.files import write_whole
 from bert_lamb.settings import DataSettings
-from data_prep.pool import Progress, Work, run_slices
-from data_prep.records import cleaned_texts
-from data_prep.sentences import signature
-from data_prep.shards import WORK
-from data_prep.slices import Plan, Slice
+from data_prep.reading.slices import Plan, Slice
+from data_prep.shards.make import WORK
+from data_prep.store.pool import Progress, Work, run_slices
+from data_prep.text.records import cleaned_texts
+from data_prep.text.sentences import signature
 
 log = logging.getLogger(__name__)
 SIGNATURE = np.dtype("<u8")

@@ -15,10 +15,10 @@ from typing import Any
 
 from bert_lamb.data.vocabulary import VOCABULARY, make_tokenizer, read_vocabulary
 from bert_lamb.settings import DataSettings
-from data_prep.encoder import Encoder
-from data_prep.rules import Rules
-from data_prep.shards import ShardRecord, make_shard
-from data_prep.slices import Slice, payloads
+from data_prep.reading.slices import Slice, payloads
+from data_prep.shards.encoder import Encoder
+from data_prep.shards.make import ShardRecord, make_shard
+from data_prep.text.rules import Rules
 
 AHEAD = 2  # slices read before a process is free for them
 Work = Callable[[Slice, list[bytes | None]], Any]  # what a process does with a slice
