@@ -5,5 +5,3 @@ EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: asked to stop; run the same comm
 
 class UserError(Exception):
     """A message for whoever typed the command: what was met, in which file or setting, and the way out."""
-
-    for_people = True

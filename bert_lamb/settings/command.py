@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bert_lamb.errors import UserError
 from bert_lamb.settings.checks import SettingsError, setting_problems
 from bert_lamb.settings.schema import Settings
 
@@ -106,7 +107,7 @@ def command(
             given = HydraConfig.get().overrides.task
             stage(dataclasses.replace(settings, sources=sources_with(settings.sources, given)))
         except Exception as error:
-            if not getattr(error, "for_people", False):
+            if not isinstance(error, UserError):
                 raise
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise TaskError(str(error)) from error

@@ -7,15 +7,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from bert_lamb.errors import UserError
 from bert_lamb.settings import DataSettings
 
 HUB = re.compile(r"([\w.-]+/[\w.-]+)@([\w./-]+):(\S+)")
 
 
-class HubError(Exception):
+class HubError(UserError):
     """Files of the hub that are not there; the message tells how to get them, or how to do without."""
-
-    for_people = True
 
 
 @dataclass(frozen=True)

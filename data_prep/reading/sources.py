@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from random import Random
 
+from bert_lamb.errors import UserError
 from bert_lamb.settings import DataSettings
 from data_prep.reading.hub_files import fetched_paths
 from data_prep.reading.unpacking import DamagedStream, Starts, unpacked
@@ -26,10 +27,8 @@ READ_SIZE = 1 << 20  # bytes of the file on disk at a time
 UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
-class SourceError(Exception):
+class SourceError(UserError):
     """Input that cannot be used; the message names the setting and the way out."""
-
-    for_people = True
 
 
 @dataclass(frozen=True)

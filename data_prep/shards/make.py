@@ -14,8 +14,6 @@ from bert_lamb.data.store import (
     SPLITS,
     Documents,
     Spans,
-    documents_name,
-    spans_name,
     write_documents,
     write_spans,
 )
@@ -23,12 +21,13 @@ from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings
 from data_prep.reading.slices import Slice
 from data_prep.shards.encoder import Encoder
+from data_prep.shards.folder import StoreFolder
 from data_prep.shards.instances import make_instances
-from data_prep.text.records import SAMPLE_LENGTH, Document, LeftOut, Reject, records
+from data_prep.text.document import SAMPLE_LENGTH, Document, LeftOut, Reject
+from data_prep.text.records import records
 from data_prep.text.rules import Rules
 from data_prep.text.sentences import clean, sentences, signature
 
-WORK = ".work"  # below the store: one record per finished shard, gone once the manifest is written
 BATCH = 256  # sentences tokenised at a time; larger ones were slower
 DUPLICATE = "the same text as an earlier document"
 KEPT_REJECTS = 100  # samples kept per slice and reason
@@ -50,19 +49,14 @@ class ShardRecord:
     pairless: list[str] = field(default_factory=list)  # splits with fewer than two documents
 
 
-def record_path(folder: Path, number: int) -> Path:
-    return folder / WORK / f"shard-{number:05d}.json"
-
-
-def read_record(folder: Path, number: int) -> ShardRecord | None:
+def read_record(folder: StoreFolder, number: int) -> ShardRecord | None:
     """The record of a finished shard; None where there is none, or a file is not as it was written."""
-    path = record_path(folder, number)
+    path = folder.record_file(number)
     if not path.is_file():
         return None
     record = ShardRecord(**json.loads(path.read_text()))
-    whole = all(
-        (folder / n).is_file() and file_sha256(folder / n) == about["sha256"] for n, about in record.files.items()
-    )
+    files = {folder.path / name: about["sha256"] for name, about in record.files.items()}
+    whole = all(file.is_file() and file_sha256(file) == sha256 for file, sha256 in files.items())
     return record if whole else None
 
 
@@ -95,72 +89,79 @@ class SplitBuilder:
 
 
 def make_shard(
-    folder: Path, data: DataSettings, encoder: Encoder, rules: Rules, part: Slice, texts: list[bytes | None]
+    folder: StoreFolder, data: DataSettings, encoder: Encoder, rules: Rules, part: Slice, texts: list[bytes | None]
 ) -> ShardRecord:
     """Writes every file of one shard, its record last."""
     record = ShardRecord(part.number)
     splits = {split: SplitBuilder() for split in SPLITS}
-    rejects: list[Reject] = []
-    reasons: Counter[str] = Counter()
-    duplicates = frozenset(part.duplicates.tolist())
-    kept = good_documents(records(part, texts, data), rules, duplicates, record, rejects, reasons)
-    for document, lengths, tokens in tokenised(kept, data.language, encoder):
-        if not tokens:
-            add_reject(Reject(document.id, 0, "no token in it", document.text[:SAMPLE_LENGTH]), rejects, reasons)
+    rejects = Rejects()
+    for item in judged(records(part, texts, data), rules, frozenset(part.duplicates.tolist())):
+        record.squad_documents += bool(item.squad)
+        record.squad_paragraphs += item.squad
+        record.records += item.records
+        if isinstance(item.found, Reject):
+            rejects.add(item.found)
             continue
-        splits[split_of(document.text, data.heldout_share)].add(document, lengths, tokens, encoder.dtype)
+        lengths, tokens = tokenised(item.found, data.language, encoder)
+        if tokens:
+            split = split_of(item.found.text, data.heldout_share)
+            splits[split].add(item.found, lengths, tokens, encoder.dtype)
+        else:
+            rejects.add(Reject(item.found.id, 0, "no token in it", item.found.text[:SAMPLE_LENGTH]))
     for split, builder in splits.items():
         if builder.ids:
-            documents = builder.documents()
-            name = f"{split}/{documents_name(part.number)}"
-            write_documents(folder / name, documents)
-            record.files[name] = about_file(folder / name, len(documents.ids), len(documents.tokens))
-            record.counts[f"{split}_documents"] = len(documents.ids)
-            record.counts[f"{split}_sentences"] = len(documents.sentence_ends)
-            record.counts[f"{split}_tokens"] = len(documents.tokens)
-            add_instances(folder, data, split, part.number, documents, record)
-    record.rejects = dict(sorted(reasons.items()))
-    write_rejects(folder, part.number, rejects)
-    write_whole(record_path(folder, part.number), json.dumps(asdict(record)).encode())
+            write_split(folder, data, split, builder.documents(), record)
+    record.squad_paragraphs = sorted(set(record.squad_paragraphs))
+    record.rejects, record.left_out = rejects.counts(Reject), rejects.counts(LeftOut)
+    write_rejects(folder, part.number, rejects.samples)
+    write_whole(folder.record_file(part.number), json.dumps(asdict(record)).encode())
     return record
 
 
-def good_documents(
-    found: Iterator[Document | Reject], rules: Rules, duplicates: frozenset[int], record: ShardRecord,
-    rejects: list[Reject], reasons: Counter[str],
-) -> Iterator[Document]:  # fmt: skip
-    """Cleaned documents; what is none, or is left out by a rule, goes to the rejects."""
-    left_out: Counter[str] = Counter()
-    squad: set[int] = set()
+@dataclass
+class Judged:
+    """One record after the rules: a cleaned document, or why it is none."""
+
+    found: Document | Reject
+    records: int  # that it was made of; 0 where a rule left it out
+    squad: list[int] = field(default_factory=list)  # numbers of the SQuAD paragraphs that it holds
+
+
+def judged(found: Iterator[Document | Reject], rules: Rules, duplicates: frozenset[int]) -> Iterator[Judged]:
+    """Every record in order, its text cleaned; `duplicates` are places among the documents that are not empty."""
     place = -1  # as cleaned_texts counts
     for item in found:
-        cleaned = clean(item.text) if isinstance(item, Document) else ""
-        place += bool(cleaned)
-        if isinstance(item, Document) and cleaned:
-            reason, held = (DUPLICATE, []) if place in duplicates else rules.judge(cleaned)
-            record.squad_documents += bool(held)
-            squad.update(held)
-            if reason:
-                item = LeftOut(item.id, item.line, reason, cleaned[:SAMPLE_LENGTH])
-        if isinstance(item, LeftOut):
-            add_reject(item, rejects, left_out)
-        elif isinstance(item, Reject):
-            record.records += 1
-            add_reject(item, rejects, reasons)
+        if isinstance(item, Reject):
+            yield Judged(item, records=not isinstance(item, LeftOut))
+            continue
+        cleaned = clean(item.text)
+        if not cleaned:
+            yield Judged(Reject(item.id, 0, "empty", ""), item.records)
+            continue
+        place += 1
+        reason, held = (DUPLICATE, []) if place in duplicates else rules.judge(cleaned)
+        if reason:
+            yield Judged(LeftOut(item.id, item.line, reason, cleaned[:SAMPLE_LENGTH]), 0, held)
         else:
-            record.records += item.records
-            if cleaned:
-                yield replace(item, text=cleaned)
-            else:
-                add_reject(Reject(item.id, 0, "empty", ""), rejects, reasons)
-    record.left_out = dict(sorted(left_out.items()))
-    record.squad_paragraphs = sorted(squad)
+            yield Judged(replace(item, text=cleaned), item.records, held)
 
 
-def add_reject(item: Reject, rejects: list[Reject], reasons: Counter[str]) -> None:
-    reasons[item.reason] += 1
-    if reasons[item.reason] <= KEPT_REJECTS:
-        rejects.append(item)
+class Rejects:
+    """What is no document of one slice: counted by reason, and the first samples of each reason."""
+
+    def __init__(self) -> None:
+        self.samples: list[Reject] = []
+        self._counts: dict[type[Reject], Counter[str]] = {Reject: Counter(), LeftOut: Counter()}
+
+    def add(self, item: Reject) -> None:
+        counts = self._counts[type(item)]
+        counts[item.reason] += 1
+        if counts[item.reason] <= KEPT_REJECTS:
+            self.samples.append(item)
+
+    def counts(self, kind: type[Reject]) -> dict[str, int]:
+        """Reason: number, in the order of the alphabet."""
+        return dict(sorted(self._counts[kind].items()))
 
 
 def split_of(cleaned: str, heldout_share: float) -> str:
@@ -168,24 +169,32 @@ def split_of(cleaned: str, heldout_share: float) -> str:
     return "heldout" if signature(cleaned) < heldout_share * 2**64 else "train"
 
 
-def tokenised(
-    documents: Iterator[Document], language: str, encoder: Encoder
-) -> Iterator[tuple[Document, list[int], list[int]]]:
-    """Each document, its sentences' lengths in tokens, its tokens; sentences without a token are dropped."""
-    for document in documents:
-        lengths: list[int] = []
-        tokens: list[int] = []
-        pending = sentences(document.text, language)
-        while batch := list(islice(pending, BATCH)):
-            for ids in encoder.encode(batch):
-                if ids:
-                    lengths.append(len(ids))
-                    tokens += ids
-        yield document, lengths, tokens
+def tokenised(document: Document, language: str, encoder: Encoder) -> tuple[list[int], list[int]]:
+    """A document's sentences as lengths in tokens, and its tokens; sentences without a token are dropped."""
+    lengths: list[int] = []
+    tokens: list[int] = []
+    pending = sentences(document.text, language)
+    while batch := list(islice(pending, BATCH)):
+        for ids in encoder.encode(batch):
+            if ids:
+                lengths.append(len(ids))
+                tokens += ids
+    return lengths, tokens
+
+
+def write_split(folder: StoreFolder, data: DataSettings, split: str, documents: Documents, record: ShardRecord) -> None:
+    """Writes one documents file and its instance tables, and counts them in the record."""
+    path = folder.documents_file(split, record.number)
+    write_documents(path, documents)
+    record.files[folder.name_of(path)] = about_file(path, len(documents.ids), len(documents.tokens))
+    record.counts[f"{split}_documents"] = len(documents.ids)
+    record.counts[f"{split}_sentences"] = len(documents.sentence_ends)
+    record.counts[f"{split}_tokens"] = len(documents.tokens)
+    add_instances(folder, data, split, documents, record)
 
 
 def add_instances(
-    folder: Path, data: DataSettings, split: str, number: int, documents: Documents, record: ShardRecord
+    folder: StoreFolder, data: DataSettings, split: str, documents: Documents, record: ShardRecord
 ) -> None:
     """Writes the instance tables of one documents file. Held-out documents are cut once."""
     if len(documents.ids) < 2:
@@ -193,19 +202,19 @@ def add_instances(
     for seq_len in data.seq_lens:
         entries = record.instances.setdefault(split, {}).setdefault(str(seq_len), [])
         for pass_ in range(data.passes if split == "train" else 1):
-            path, spans = write_instances(folder, data, split, number, documents, seq_len, pass_)
+            path, spans = write_instances(folder, data, split, record.number, documents, seq_len, pass_)
             tokens = int(spans.lengths.sum())
-            record.files[path.relative_to(folder).as_posix()] = about_file(path, len(spans), tokens)
+            record.files[folder.name_of(path)] = about_file(path, len(spans), tokens)
             random_next = len(spans) - int(spans.is_next.sum())
             entries.append({"pass": pass_, "instances": len(spans), "tokens": tokens, "random_next": random_next})
 
 
 def write_instances(
-    folder: Path, data: DataSettings, split: str, number: int, documents: Documents, seq_len: int, pass_: int
+    folder: StoreFolder, data: DataSettings, split: str, number: int, documents: Documents, seq_len: int, pass_: int
 ) -> tuple[Path, Spans]:
-    """Cuts and writes one instance table."""
+    """Cuts and writes one instance table of shard `number`."""
     spans = make_instances(documents, seq_len, data.short_share, (data.seed, split, pass_, number))
-    path = folder / split / spans_name(seq_len, pass_, number)
+    path = folder.spans_file(split, seq_len, pass_, number)
     write_spans(path, spans)
     return path, spans
 
@@ -215,9 +224,9 @@ def about_file(path: Path, rows: int, tokens: int) -> dict[str, Any]:
     return {"sha256": file_sha256(path), "rows": rows, "tokens": tokens}
 
 
-def write_rejects(folder: Path, number: int, rejects: list[Reject]) -> None:
+def write_rejects(folder: StoreFolder, number: int, rejects: list[Reject]) -> None:
     """Samples of what was dropped, one JSON object a line; no file where nothing was."""
-    path = folder / "rejects" / f"rejects-{number:05d}.jsonl"
+    path = folder.rejects_file(number)
     if rejects:
         lines = [json.dumps(asdict(r), ensure_ascii=False) for r in rejects]
         write_whole(path, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))

@@ -18,6 +18,7 @@ from bert_lamb.data.vocabulary import (
     read_vocabulary,
     special_ids,
 )
+from bert_lamb.errors import UserError
 from bert_lamb.settings import DataSettings
 
 log = logging.getLogger(__name__)
@@ -25,10 +26,8 @@ TRAINING_BYTES = 64 << 20  # of text that a vocabulary is trained on, at most
 LARGEST_ALPHABET = 1000  # characters that get an entry; rarer ones become [UNK]
 
 
-class VocabularyError(Exception):
+class VocabularyError(UserError):
     """A vocabulary that does not fit the settings."""
-
-    for_people = True
 
 
 @dataclass

@@ -14,7 +14,8 @@ from bert_lamb.settings import DataSettings
 from data_prep.reading.slices import Piece, read_piece
 from data_prep.reading.sources import SourceError, source_files
 from data_prep.shards.encoder import Encoder
-from data_prep.text.records import Document, documents_of
+from data_prep.text.document import Document
+from data_prep.text.records import documents_of
 from data_prep.text.sentences import clean, sentences
 
 CHARACTERS = 1000  # of a text that are shown

@@ -16,8 +16,8 @@ from bert_lamb.data.store import manifest_bytes
 from bert_lamb.files import write_whole
 from bert_lamb.settings import DataSettings
 from data_prep.reading.slices import Plan, Slice
-from data_prep.shards.make import WORK
-from data_prep.store.pool import Progress, Work, run_slices
+from data_prep.shards.folder import StoreFolder
+from data_prep.store.pool import ProgressBar, Work, run_slices
 from data_prep.text.records import cleaned_texts
 from data_prep.text.sentences import signature
 
@@ -26,16 +26,16 @@ SIGNATURE = np.dtype("<u8")
 SHARES = 16  # of the signatures, by their first bits: sorted one by one, so that sorting needs little memory
 
 
-def mark_duplicates(data: DataSettings, asked: dict[str, Any], folder: Path, plan: Plan) -> None:
+def mark_duplicates(data: DataSettings, asked: dict[str, Any], folder: StoreFolder, plan: Plan) -> None:
     """Tells every slice which of its documents stand in the input before, in order of slice and place."""
     key = hashlib.sha256(manifest_bytes(asked)).hexdigest()[:16]
-    place = folder / WORK / f"signatures-{key}"  # of other settings or input there may be some from a run that was cut
+    place = folder.signatures(key)  # a run that was cut may have left some of other settings or input
     place.mkdir(parents=True, exist_ok=True)
     todo = [part for part in plan.slices if not signature_path(place, part.number).is_file()]
     log.info("duplicates: signatures of %d of %d slices to make", len(todo), len(plan.slices))
-    progress = Progress(plan.size, plan.size - sum(part.size for part in todo), "signatures")
+    progress = ProgressBar(plan.size, plan.size - sum(part.size for part in todo), "signatures")
     sizes = {part.number: part.size for part in plan.slices}
-    run_slices(place, data, todo, lambda number: progress.add(sizes[number]), signer)
+    run_slices(StoreFolder(place), data, todo, lambda number: progress.add(sizes[number]), signer)
     progress.end()
     paths = [signature_path(place, part.number) for part in plan.slices]
     lengths = [path.stat().st_size // SIGNATURE.itemsize for path in paths]
@@ -50,9 +50,9 @@ def signature_path(place: Path, number: int) -> Path:
     return place / f"{number:05d}.u8"
 
 
-def signer(place: Path, data: DataSettings) -> Work:
+def signer(place: StoreFolder, data: DataSettings) -> Work:
     """The work of the first pass."""
-    return partial(sign, place, data)
+    return partial(sign, place.path, data)
 
 
 def sign(place: Path, data: DataSettings, part: Slice, texts: list[bytes | None]) -> int:

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.files import write_whole
 from bert_lamb.settings import DataSettings
 from data_prep.reading.slices import Plan
+from data_prep.shards.folder import StoreFolder
 from data_prep.shards.make import ShardRecord, about_file
 from data_prep.shards.tokenizer import Vocabulary
 from data_prep.store.resume import libraries
@@ -24,7 +24,7 @@ NAMED_SHARDS = 20  # shards that a note lists by number
 
 
 def make_manifest(
-    folder: Path, data: DataSettings, settings: dict[str, Any], plan: Plan, vocabulary: Vocabulary,
+    folder: StoreFolder, data: DataSettings, settings: dict[str, Any], plan: Plan, vocabulary: Vocabulary,
     records: list[ShardRecord],
 ) -> dict[str, Any]:  # fmt: skip
     """The manifest of a complete store."""
@@ -39,7 +39,7 @@ def make_manifest(
         files |= record.files
     if plan.damages:
         rejects["damaged file"] += len(plan.damages)
-    files[VOCABULARY] = about_file(folder / VOCABULARY, len(vocabulary.entries), 0)
+    files[VOCABULARY] = about_file(folder.vocabulary_file, len(vocabulary.entries), 0)
     if data.source == "sample":
         files |= write_questions(folder, data)
     counts = {name: counted[f"train_{name}"] for name in ("documents", "sentences", "tokens")}
@@ -97,12 +97,12 @@ def add_up(split: str, records: Iterable[ShardRecord], data: DataSettings) -> di
     return total
 
 
-def unigram_entropy(folder: Path, files: dict[str, Any], vocab_size: int) -> float:
+def unigram_entropy(folder: StoreFolder, files: dict[str, Any], vocab_size: int) -> float:
     """Entropy of the train tokens' frequencies, in nats: the MLM loss of a model that knows these alone."""
     counts = np.zeros(vocab_size, np.int64)
     for name in sorted(files):
         if name.startswith("train/documents-"):
-            counts += np.bincount(read_documents(folder / name).tokens, minlength=vocab_size)
+            counts += np.bincount(read_documents(folder.path / name).tokens, minlength=vocab_size)
     shares = counts[counts > 0] / counts.sum()
     return round(float(-(shares * np.log(shares)).sum()), 6)  # rounded: sums differ in the last bits between CPUs
 
@@ -140,14 +140,14 @@ def _first(names: list[str], most: int) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def write_questions(folder: Path, data: DataSettings) -> dict[str, dict[str, Any]]:
+def write_questions(folder: StoreFolder, data: DataSettings) -> dict[str, dict[str, Any]]:
     """The embedded world's questions in SQuAD's layout."""
     files = {}
     for split in ("train", "dev"):
         squad = world.questions(data.seed, split)
-        path = folder / "squad" / f"{split}.json"
+        path = folder.questions_file(split)
         path.parent.mkdir(exist_ok=True)
         write_whole(path, json.dumps(squad, ensure_ascii=False).encode())
         rows = sum(len(p["qas"]) for article in squad["data"] for p in article["paragraphs"])
-        files[f"squad/{split}.json"] = about_file(path, rows, 0)
+        files[folder.name_of(path)] = about_file(path, rows, 0)
     return files

@@ -16,36 +16,34 @@ from bert_lamb.files import one_at_a_time, write_whole
 from bert_lamb.settings import DataSettings
 from data_prep.reading.slices import Piece, Plan, PlannedFile, Slice, as_slices, plan_files
 from data_prep.reading.sources import SourceFile
-from data_prep.shards.make import WORK
+from data_prep.shards.folder import StoreFolder
 
 log = logging.getLogger(__name__)
-PLAN = f"{WORK}/plan.json"
-LOCK = f"{WORK}/lock"
 State = tuple[int, int] | None  # of a file: bytes and time of change; None: generated, hence always read
 
 
 @contextmanager
-def one_task_reads(folder: Path) -> Iterator[None]:
+def one_task_reads(folder: StoreFolder) -> Iterator[None]:
     """Only one task reads the input and trains the vocabulary; the others wait and find both done.
 
     Where the file system has no locks every task does that work for itself, to the same bytes.
     """
-    with one_at_a_time(folder / LOCK, "of this store reads the input") as without_locks:
+    with one_at_a_time(folder.lock_file, "of this store reads the input") as without_locks:
         if without_locks:
             why = without_locks.strerror
-            log.warning("no file locks in %s (%s): several tasks may each read the input", folder, why)
+            log.warning("no file locks in %s (%s): several tasks may each read the input", folder.path, why)
         yield
 
 
 def kept_plan(
-    folder: Path, data: DataSettings, settings: dict[str, Any], files: list[SourceFile], threads: int
+    folder: StoreFolder, data: DataSettings, settings: dict[str, Any], files: list[SourceFile], threads: int
 ) -> Plan:
     """The plan of these files; those that are not in the kept one, or have changed, are read and put there.
 
     settings: those that decide the store's bytes; a plan made with others is not taken.
     """
     states = {file.path: state(file) for file in files}  # before reading: a file that grows meanwhile is read again
-    kept = _read(folder / PLAN, settings)
+    kept = _read(folder.plan_file, settings)
     asked = set(files)
     known = {f.file: f for f, was in kept if f.file in asked and was is not None and was == states[f.file.path]}
     fresh = [file for file in files if file not in known]
@@ -53,7 +51,7 @@ def kept_plan(
         log.info("reading %d input file%s once, for checksums and slices", len(fresh), "s" * (len(fresh) != 1))
         planned = [*known.values(), *plan_files(data, fresh, threads)]
         content = {"settings": settings, "files": [_as_json(f, states[f.file.path]) for f in planned]}
-        write_whole(folder / PLAN, json.dumps(content).encode())
+        write_whole(folder.plan_file, json.dumps(content).encode())
     else:
         planned = [*known.values()]
         log.info("the input is as it was when it was read (%d files, by size and time of change)", len(files))

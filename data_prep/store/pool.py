@@ -10,26 +10,25 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import active_children, connection, get_context, parent_process
-from pathlib import Path
 from typing import Any
 
-from bert_lamb.data.vocabulary import VOCABULARY, make_tokenizer, read_vocabulary
+from bert_lamb.data.vocabulary import make_tokenizer, read_vocabulary
+from bert_lamb.errors import UserError
 from bert_lamb.settings import DataSettings
 from data_prep.reading.slices import Slice, payloads
 from data_prep.shards.encoder import Encoder
+from data_prep.shards.folder import StoreFolder
 from data_prep.shards.make import ShardRecord, make_shard
 from data_prep.text.rules import Rules
 
 AHEAD = 2  # slices read before a process is free for them
 Work = Callable[[Slice, list[bytes | None]], Any]  # what a process does with a slice
-Maker = Callable[[Path, DataSettings], Work]
+Maker = Callable[[StoreFolder, DataSettings], Work]
 LINE_EVERY_S, REDRAW_EVERY_S = 30.0, 0.5  # progress into a file, on a terminal
 
 
-class PoolError(Exception):
+class PoolError(UserError):
     """A process ended; the message says what to do."""
-
-    for_people = True
 
 
 def core_count() -> int:
@@ -37,15 +36,22 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def shard_maker(folder: Path, data: DataSettings) -> Work:
+def shard_maker(folder: StoreFolder, data: DataSettings) -> Work:
     """The work of the writing pass: a shard of every slice."""
     return partial(make_shard, folder, data, store_encoder(folder, data), Rules(data))
 
 
 def run_slices(
-    folder: Path, data: DataSettings, slices: list[Slice], done: Callable[[Any], None], maker: Maker = shard_maker
+    folder: StoreFolder,
+    data: DataSettings,
+    slices: list[Slice],
+    done: Callable[[Any], None],
+    maker: Maker = shard_maker,
 ) -> None:
-    """Does the work of `maker`, made once a process, on every slice; `done` sees results in the order of their end."""
+    """Does some work on every slice, on many processes. `maker` is called once in each process and returns the work.
+
+    `done` receives the results as they come, in any order.
+    """
     cores = data.processes or core_count()
     workers = min(cores, len(slices))
     if workers <= 1:
@@ -83,14 +89,14 @@ def _collect(running: set[Future[Any]], done: Callable[[Any], None]) -> set[Futu
     return rest
 
 
-def store_encoder(folder: Path, data: DataSettings) -> Encoder:
-    return Encoder(make_tokenizer(read_vocabulary(folder / VOCABULARY), data.lower_case), data.lower_case)
+def store_encoder(folder: StoreFolder, data: DataSettings) -> Encoder:
+    return Encoder(make_tokenizer(read_vocabulary(folder.vocabulary_file), data.lower_case), data.lower_case)
 
 
 _worker: Work
 
 
-def _start_worker(maker: Maker, folder: Path, data: DataSettings, threads: int) -> None:
+def _start_worker(maker: Maker, folder: StoreFolder, data: DataSettings, threads: int) -> None:
     global _worker
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.SIG_IGN)  # the parent's to handle
@@ -112,7 +118,7 @@ def _work(part: Slice, texts: list[bytes | None]) -> Any:
     return _worker(part, texts)
 
 
-class Progress:
+class ProgressBar:
     """One line on stderr: share, speed, time left."""
 
     def __init__(self, total: int, before: int, name: str = "prepare") -> None:

@@ -4,20 +4,18 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from bert_lamb.data.manifest import MANIFEST
 from bert_lamb.data.store import manifest_bytes
-from bert_lamb.data.vocabulary import VOCABULARY, read_vocabulary, vocabulary_sha256
+from bert_lamb.data.vocabulary import read_vocabulary, vocabulary_sha256
+from bert_lamb.errors import UserError
 from bert_lamb.files import write_whole
 from bert_lamb.settings import DataSettings, difference
 from data_prep.reading.slices import Plan
-from data_prep.shards.make import WORK
+from data_prep.shards.folder import StoreFolder
 from data_prep.shards.tokenizer import Vocabulary
 from data_prep.text.squad_overlap import squad_sha256
 
-BEGUN = f"{WORK}/begun.json"
 DECIDE_NOTHING = ("name", "root", "paths", "hub", "processes", "part", "parts", "max_reject_share")  # change no byte
 LIBRARIES = ("sentencex", "tokenizers", "numpy", "pyarrow")  # another version may give other bytes
 LIBRARIES_OF = {"wikipedia_dump": ("mwparserfromhell",)}  # by source
@@ -25,10 +23,8 @@ LIBRARIES_OF = {"wikipedia_dump": ("mwparserfromhell",)}  # by source
 OFF = {"deduplicate": False, "min_characters": 0, "languages": [], "squad": None, "leave_out_squad": False, "mix": {}}
 
 
-class PrepareError(Exception):
+class PrepareError(UserError):
     """The store cannot be made as asked; the message names the way out."""
-
-    for_people = True
 
 
 def deciding_settings(data: DataSettings, given: Vocabulary | None) -> dict[str, Any]:
@@ -55,9 +51,9 @@ def asked_for(data: DataSettings, settings: dict[str, Any], plan: Plan) -> dict[
     return {"settings": settings, "sources": plan.sources, "libraries": libraries(data)}
 
 
-def earlier_begun(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+def earlier_begun(folder: StoreFolder, asked: dict[str, Any]) -> dict[str, Any] | None:
     """What a run before wrote when it began; PrepareError where that is another store."""
-    path = folder / BEGUN
+    path = folder.begun_file
     if not path.is_file():
         return None
     begun = json.loads(path.read_text())
@@ -66,33 +62,35 @@ def earlier_begun(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def begin(
-    folder: Path, asked: dict[str, Any], begun: dict[str, Any] | None, make: Callable[[], Vocabulary]
+    folder: StoreFolder, asked: dict[str, Any], begun: dict[str, Any] | None, make: Callable[[], Vocabulary]
 ) -> Vocabulary:
     """The vocabulary of this store: as a run before left it, else made now and written."""
-    path = folder / VOCABULARY
+    path = folder.vocabulary_file
     if begun and path.is_file() and vocabulary_sha256(path) == begun["vocabulary"]["sha256"]:
         lower_case, trained = asked["settings"]["lower_case"], begun["vocabulary"]["trained"]
         return Vocabulary(read_vocabulary(path), path.read_bytes(), lower_case, trained)
     vocabulary = make()
     if begun and vocabulary.sha256 != begun["vocabulary"]["sha256"]:
-        raise PrepareError(f"{path} is gone, and training it again gives another one: delete {folder} to prepare anew")
+        raise PrepareError(
+            f"{path} is gone, and training it again gives another one: delete {folder.path} to prepare anew"
+        )
     write_whole(path, vocabulary.content)
     about = {"sha256": vocabulary.sha256, "trained": vocabulary.trained}
-    write_whole(folder / BEGUN, manifest_bytes(asked | {"vocabulary": about}))
+    write_whole(folder.begun_file, manifest_bytes(asked | {"vocabulary": about}))
     return vocabulary
 
 
-def refuse_other(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
+def refuse_other(folder: StoreFolder, there: dict[str, Any], asked: dict[str, Any]) -> None:
     """PrepareError with every difference where the store is not the one asked for."""
     lines = difference(there["settings"], asked["settings"], "data.")
     lines += source_differences(there["sources"], asked["sources"])
     lines += difference(there.get("libraries", {}), asked["libraries"], "library ") if "libraries" in asked else []
     if lines:
-        kind = "holds data prepared" if (folder / MANIFEST).is_file() else "is begun"
+        kind = "holds data prepared" if folder.manifest_file.is_file() else "is begun"
         raise PrepareError(
-            f"{folder} {kind} with other settings:\n"
+            f"{folder.path} {kind} with other settings:\n"
             + "\n".join(f"- {line}" for line in lines)
-            + f"\nGive the new data another name (data.name=...), or delete {folder} first."
+            + f"\nGive the new data another name (data.name=...), or delete {folder.path} first."
         )
 
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from mwparserfromhell.parser import ParserError
 
 from data_prep.reading.slices import FIRST_PAGE, LARGEST_DOCUMENT, Piece
-from data_prep.text.records import SAMPLE_LENGTH, TOO_LARGE, Document, LeftOut, Reject, reject
+from data_prep.text.document import SAMPLE_LENGTH, TOO_LARGE, Document, LeftOut, Reject, reject
 from data_prep.text.wikitext import running_text
 
 END = b"</page>"

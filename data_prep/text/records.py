@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +11,6 @@ from bert_lamb.settings import DataSettings
 from data_prep.reading.slices import (
     BLANK_LINE,
     LARGEST_DOCUMENT,
-    MIB,
     Piece,
     Slice,
     payloads,
@@ -21,37 +19,10 @@ from data_prep.reading.slices import (
     whole_files,
 )
 from data_prep.reading.sources import SourceFile
+from data_prep.text.document import SAMPLE_LENGTH, TOO_LARGE, Document, LeftOut, Reject, reject
 from data_prep.text.sentences import clean, signature
 
-SAMPLE_LENGTH = 200  # characters of a rejected record that are kept
 ROWS_AT_ONCE = 256  # of a parquet row group in memory; one may hold a million
-TOO_LARGE = f"larger than {LARGEST_DOCUMENT // MIB} MiB"
-
-
-@dataclass
-class Document:
-    """One article or book as it came."""
-
-    id: str  # "source:key"; the key is the record's own id, or the number of its line or row
-    text: str
-    title: str = ""  # where the source has one
-    line: int = 0  # or row, where it begins
-    records: int = 1  # that it was made of
-
-
-@dataclass
-class Reject:
-    """One record that is no document."""
-
-    file: str
-    line: int  # or row
-    reason: str
-    sample: str
-
-
-@dataclass
-class LeftOut(Reject):
-    """One record that a rule of the source leaves out; nothing is wrong with it."""
 
 
 def records(part: Slice, texts: list[bytes | None], data: DataSettings) -> Iterator[Document | Reject]:
@@ -242,12 +213,3 @@ def _checked(piece: Piece, line: int, text: str, own_id: Any) -> Document | Reje
         return Reject(piece.file.name, line, TOO_LARGE, text[:SAMPLE_LENGTH])
     key = own_id if isinstance(own_id, str | int) and str(own_id).strip() else line
     return Document(f"{piece.file.name}:{key}".encode("utf-8", "replace").decode(), text, line=line)
-
-
-def reject(piece: Piece, line: int, reason: str, raw: bytes) -> Reject:
-    return Reject(
-        piece.file.name,
-        line,
-        reason,
-        raw[: 4 * SAMPLE_LENGTH].decode("utf-8", "backslashreplace")[:SAMPLE_LENGTH],
-    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from bert_lamb.errors import UserError
 from bert_lamb.settings import DataSettings
 from data_prep.text.squad_overlap import Overlap
 
@@ -10,10 +11,8 @@ JUDGED = 2000  # first characters that the language is judged by; with 500 three
 HOLDS_SQUAD = "holds a paragraph of data.squad"
 
 
-class RuleError(Exception):
+class RuleError(UserError):
     """A rule that cannot be applied; the message names the setting and the way out."""
-
-    for_people = True
 
 
 class Rules:

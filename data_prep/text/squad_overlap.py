@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
+from bert_lamb.errors import UserError
+
 GRAM = 8  # words
 LEAST_SHARE = 0.5
 WORD = re.compile(r"\w+")
@@ -23,10 +25,8 @@ SHORT = 22  # bits of a gram that are looked at first
 LEFT = np.uint64(64 - SHORT)
 
 
-class OverlapError(Exception):
+class OverlapError(UserError):
     """A file that is no SQuAD file; the message names the setting."""
-
-    for_people = True
 
 
 class Overlap:

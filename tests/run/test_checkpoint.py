@@ -11,6 +11,7 @@ import torch
 from ranks.pretrain import pretrain_for
 from tools import make_store, tiny
 
+from bert_lamb.errors import UserError
 from bert_lamb.model import build_bert
 from bert_lamb.optim import Lamb
 from bert_lamb.pretrain import pretrain
@@ -81,7 +82,7 @@ def test_any_damage_is_refused(two: tuple[Path, Path], name: str, damage: str) -
         assert str(file) in message
     assert str(last) in message
     assert f"remove {last} to go on from {first}" in message
-    assert refused.value.for_people
+    assert isinstance(refused.value, UserError)
     verify_checkpoint(first)
 
 

@@ -10,10 +10,12 @@ import pytest
 import zstandard
 from prepare_tools import data_settings, write_jsonl, write_text
 
+from bert_lamb.errors import UserError
 from data_prep.reading import slices as slices_module
 from data_prep.reading.slices import BLANK_LINE, LINE_END, PAGE_END, Borders, payloads, plan_input
 from data_prep.reading.sources import SourceError, source_files
-from data_prep.text.records import Document, Reject, records
+from data_prep.text.document import Document, Reject
+from data_prep.text.records import records
 from data_prep.text.sentences import clean, cut, sentences
 
 
@@ -215,7 +217,7 @@ def test_paths_without_text_say_so(tmp_path, make, message):
     with pytest.raises(SourceError, match=message) as error:
         source_files(data_settings(paths=[make(tmp_path)]))
     assert "data.paths" in str(error.value)
-    assert error.value.for_people
+    assert isinstance(error.value, UserError)
 
 
 def test_a_file_named_twice_is_read_once_and_order_does_not_depend_on_the_paths(tmp_path):

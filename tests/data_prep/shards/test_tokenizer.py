@@ -20,6 +20,7 @@ from bert_lamb.data.vocabulary import (
     read_vocabulary,
     special_ids,
 )
+from bert_lamb.errors import UserError
 from data_prep.shards.encoder import Encoder
 from data_prep.shards.tokenizer import VocabularyError, given_vocabulary, train_vocabulary
 
@@ -116,7 +117,7 @@ def test_a_foreign_vocabulary_is_refused(tmp_path, entries, settings, message):
     with pytest.raises(VocabularyError, match=message) as error:
         given(tmp_path, entries, **settings)
     assert "data.vocab=" in str(error.value)
-    assert error.value.for_people
+    assert isinstance(error.value, UserError)
 
 
 def test_every_problem_of_a_vocabulary_is_named_at_once(tmp_path):

@@ -24,7 +24,8 @@ from data_prep.reading.slices import payloads, plan_input
 from data_prep.reading.sources import SourceError, source_files
 from data_prep.reading.unpacking import BZ2_STREAM
 from data_prep.store.resume import PrepareError
-from data_prep.text.records import Document, LeftOut, Reject, records
+from data_prep.text.document import Document, LeftOut, Reject
+from data_prep.text.records import records
 from data_prep.text.sentences import clean
 
 BULGARIAN = ROOT / "tests/fixtures/wikipedia/bgwiki-latest-pages-articles-shortened.xml.bz2"
