@@ -28,8 +28,8 @@ from bert_lamb.files import write_json
 from bert_lamb.machine import machine_record, measured_on
 from bert_lamb.model import bert_config, training_flops
 from bert_lamb.optim import set_lr
-from bert_lamb.parallel import Single, use_cuda
-from bert_lamb.run import StepTotals, StopRequest, open_run
+from bert_lamb.parallel import Single, run_device
+from bert_lamb.run import StepTotals, StopRequest, keep_precision, open_run
 from bert_lamb.settings import Settings, compose_settings
 from bert_lamb.training.assembly import Assembly
 from bert_lamb.training.repeatable import repeat_to_the_bit, seed_dropout, set_deterministic
@@ -112,11 +112,12 @@ def measure(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """All contenders on one model."""
     with tempfile.TemporaryDirectory() as folder:
         s = settings_of(model, arguments, folder)
-        device = torch.device("cuda" if use_cuda(s.hardware) else "cpu")
+        device = run_device(s.hardware)
         run_folder = open_run(s)
         manifest = run_folder.manifest()
         manifest["tokenizer"]["size"] = VOCABULARY
         write_json(run_folder.manifest_file, manifest)
+        keep_precision(s, run_folder, device)
         run = Assembly(s, run_folder, Single(device))
         data = run.data(1)
         contenders = line_up(s, run, data, device, folder)
@@ -206,7 +207,7 @@ def record(
         "waited_for_loader": ours.waited_s / sum(contenders[-1].seconds),
         "matmul_tflops": matmul_rate(device) / 1e12,
         "contenders": [{"name": c.name, "warm_up_s": c.warm_up_s, "seconds": c.seconds} for c in contenders],
-        "machine": machine_record(device, 1) | {"precision": s.hardware.precision},
+        "machine": machine_record(device, 1) | {"precision": run.precision},
     }  # fmt: skip
 
 
