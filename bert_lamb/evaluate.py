@@ -39,7 +39,9 @@ def evaluate(s: Settings) -> None:
     for arm in arms:
         result = json.loads(arm.result_file.read_text())
         again = result["dev_sha256"] == digest
-        predictions = json.loads(arm.predictions_file.read_text()) if again else predict(s, folder, arm, dev, result["precision"])
+        predictions = (
+            json.loads(arm.predictions_file.read_text()) if again else predict(s, folder, arm, dev, result["precision"])
+        )
         scores = score(dev, predictions)
         log.info(
             "%-*s  %9d  %6.2f  %6.2f%s", width, arm.path.name, scores.questions, scores.f1, scores.em,

@@ -4,8 +4,8 @@ from typing import Any
 
 from bert_lamb.data.manifest import read_manifest
 from bert_lamb.data.store import StoreError
-from bert_lamb.optim import LARS, PRESETS
 from bert_lamb.hardware import choose_precision
+from bert_lamb.optim import LARS, PRESETS
 from bert_lamb.parallel import device_count, run_device
 from bert_lamb.planning.cost import budget, budget_text
 from bert_lamb.planning.preflight import memory_warnings, unused_devices
@@ -22,7 +22,9 @@ def main(s: Settings) -> None:
         manifest = None
     device = run_device(s.hardware)
     precision = (
-        precision_here(s, locate_run(s), device) if manifest else choose_precision(s.hardware.precision, device, s.model)
+        precision_here(s, locate_run(s), device)
+        if manifest
+        else choose_precision(s.hardware.precision, device, s.model)
     )
     plan = budget(s, device_count(s.hardware), precision, manifest)
     warnings = [*unused_devices(s), *memory_warnings(s, plan)]

@@ -1,7 +1,7 @@
 """Whether the fast step learns what transformers' own learns: `make bench-parity`. Writes docs/results/parity.md.
 
-Three runs over the same batches with the same AdamW and precision, BERT's dropout: transformers' loss with two seeds (weights
-and dropout), and ours from the first one's weights. Ours may differ from the first no more than the second does.
+Three runs over the same batches with the same AdamW, precision and dropout (BERT's): transformers' loss with two seeds
+(weights and dropout), and ours from the first one's weights. Ours may differ from the first no more than the second does.
 """
 
 import argparse
@@ -122,8 +122,8 @@ def page(title: str, curves: dict[str, list[float]], machine: dict[str, Any], fi
     from_ours, from_seed = np.abs(smooth["ours"] - base), np.abs(smooth["transformers, other seed"] - base)
     lines = [
         "# What the fast step learns", "",
-        f"`make bench-parity`, {measured_on(machine)}. {title}, vocabulary {VOCABULARY:,}, dropout 0.1, {machine['precision']}, AdamW at "
-        f"{LR:g}; the same batches for all. MLM loss in nats, means of "
+        f"`make bench-parity`, {measured_on(machine)}. {title}, vocabulary {VOCABULARY:,}, dropout 0.1, "
+        f"{machine['precision']}, AdamW at {LR:g}; the same batches for all. MLM loss in nats, means of "
         f"{WINDOW} steps.", "",
         f"- Ours differs from transformers by {from_ours.mean():.4f} in the mean, {from_ours.max():.4f} at most.",
         f"- Another seed of transformers differs by {from_seed.mean():.4f} in the mean, {from_seed.max():.4f} at most.",

@@ -79,9 +79,7 @@ def batch_warnings(s: Settings) -> list[str]:
     return warnings
 
 
-def budget(
-    s: Settings, devices: int, precision: Precision, manifest: dict[str, Any] | None = None
-) -> Budget:
+def budget(s: Settings, devices: int, precision: Precision, manifest: dict[str, Any] | None = None) -> Budget:
     """The budget on so many devices in this precision; without a manifest the vocabulary is data.vocab_size."""
     vocab_size = manifest["tokenizer"]["size"] if manifest else s.data.vocab_size
     phases = (

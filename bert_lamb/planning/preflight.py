@@ -39,7 +39,9 @@ def unused_devices(s: Settings) -> list[str]:
     """A GPU of this machine that is no CUDA device: said, since a user would expect it to be used."""
     if use_cuda(s.hardware) or not torch.backends.mps.is_available():
         return []
-    return ["this machine's Apple GPU (mps) is not used: this project trains on CPUs and on CUDA GPUs; the CPU is taken"]
+    return [
+        "this machine's Apple GPU (mps) is not used: this project trains on CPUs and on CUDA GPUs; the CPU is taken"
+    ]
 
 
 def memory_warnings(s: Settings, plan: Budget) -> list[str]:

@@ -147,7 +147,12 @@ def run_arm(s: Settings, folder: RunFolder, arm: str, place: ArmFolder, squad: S
 
 
 def train_arm(
-    model: BertForQuestionAnswering, windows: Windows, s: Settings, precision: str, arm: str, file: TextIO,
+    model: BertForQuestionAnswering,
+    windows: Windows,
+    s: Settings,
+    precision: str,
+    arm: str,
+    file: TextIO,
     stop: StopRequest,
 ) -> dict[str, Any]:
     """All epochs. Returns the steps done, those skipped, and the mean loss of the last tenth."""
