@@ -1,7 +1,8 @@
 """Whether the fast step learns what transformers' own learns: `make bench-parity`. Writes docs/results/parity.md.
 
 Three runs over the same batches with the same AdamW, precision and dropout (BERT's): transformers' loss with two seeds
-(weights and dropout), and ours from the first one's weights. Ours may differ from the first no more than the second does.
+(weights and dropout), and ours from the first one's weights. Ours may differ from the first no more than the second
+does.
 """
 
 import argparse

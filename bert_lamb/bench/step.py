@@ -277,8 +277,8 @@ def page(results: list[dict[str, Any]], command: str, figure: str) -> str:
             "",
             *table(result),
             "",
-            f"A {result['machine']['precision']} matrix product reaches {result['matmul_tflops']:.2f} TFLOP/s here. Our "
-            f"step waited for its loader {100 * result['waited_for_loader']:.1f}% of the time.",
+            f"A {result['machine']['precision']} matrix product reaches {result['matmul_tflops']:.2f} TFLOP/s here. "
+            f"Our step waited for its loader {100 * result['waited_for_loader']:.1f}% of the time.",
         ]
         if "profile" in result:
             lines += ["", "Where our step's time goes (each operator's own):", "", *profile.table(result["profile"])]

@@ -1,7 +1,7 @@
 """Which precision suits this machine: what `hardware.precision=auto` means, decided by timing matrix products.
 
-Lists of processor flags would have to know every chip. A product of the model's own shape tells the same in a fraction of
-a second, on x86, Arm and Apple processors alike.
+A list of processor flags would have to know every chip. Products of the model's own shapes tell the same in a fraction
+of a second, on x86, Arm and Apple processors alike.
 """
 
 import time
@@ -60,8 +60,8 @@ def speed_words(times: float) -> str:
 def product_seconds(hidden: int, intermediate: int) -> tuple[float, float]:
     """Best seconds of a feed-forward block's products, forward and backward, in fp32 and in bf16.
 
-    The two types take turns, so that another program on the machine disturbs both. On one thread: several would wait for
-    whichever of them shares its core, and the comparison of a core with itself is what counts.
+    The two types take turns, so that another program on the machine disturbs both. On one thread, since several would
+    wait for the one that shares its core with another program.
     """
     tokens = max(32, round(PRODUCT_FLOPS / (6 * hidden * intermediate)))
     shapes = ((tokens, hidden), (hidden, intermediate), (tokens, intermediate))

@@ -44,8 +44,8 @@ def run_precision(s: Settings, folder: RunFolder) -> str:
     kept = _kept(folder)
     if kept is None:
         raise RunFolderError(
-            f"{folder.precision_file} is missing, so that hardware.precision=auto is not decided yet: start this run by "
-            "`python -m bert_lamb.pretrain`, or set hardware.precision"
+            f"{folder.precision_file} is missing, so that hardware.precision=auto is not decided yet: start this "
+            "run by `python -m bert_lamb.pretrain`, or set hardware.precision"
         )
     return kept.name
 

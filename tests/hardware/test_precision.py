@@ -96,7 +96,7 @@ def test_a_run_keeps_what_it_chose(place: Path, products, caplog: pytest.LogCapt
     """On the same machine nothing is timed again; another machine decides anew and says what changed."""
     s = tiny(place, "run.name=kept", "hardware.precision=auto")
     folder = open_run(s)
-    with pytest.raises(RunFolderError, match="hardware.precision=auto is not decided"):
+    with pytest.raises(RunFolderError, match=r"hardware\.precision=auto is not decided"):
         run_precision(s, folder)
     products((1.0, 12.0))
     assert keep_precision(s, folder, CPU).name == run_precision(s, folder) == "fp32"
