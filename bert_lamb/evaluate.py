@@ -8,12 +8,10 @@ import json
 import logging
 from pathlib import Path
 
-import torch
-
 from bert_lamb.data.vocabulary import load_tokenizer
 from bert_lamb.errors import UserError
 from bert_lamb.files import file_sha256, write_json
-from bert_lamb.parallel import use_cuda
+from bert_lamb.parallel import run_device
 from bert_lamb.run import ArmFolder, RunFolder, locate_run
 from bert_lamb.settings import Settings, command, read_settings
 from bert_lamb.tasks.squad_data import Question, cut_windows, read_squad
@@ -41,7 +39,9 @@ def evaluate(s: Settings) -> None:
     for arm in arms:
         result = json.loads(arm.result_file.read_text())
         again = result["dev_sha256"] == digest
-        predictions = json.loads(arm.predictions_file.read_text()) if again else predict(s, folder, arm, dev)
+        predictions = (
+            json.loads(arm.predictions_file.read_text()) if again else predict(s, folder, arm, dev, result["precision"])
+        )
         scores = score(dev, predictions)
         log.info(
             "%-*s  %9d  %6.2f  %6.2f%s", width, arm.path.name, scores.questions, scores.f1, scores.em,
@@ -56,12 +56,12 @@ def evaluate(s: Settings) -> None:
         )
 
 
-def predict(s: Settings, folder: RunFolder, arm: ArmFolder, dev: list[Question]) -> dict[str, str]:
+def predict(s: Settings, folder: RunFolder, arm: ArmFolder, dev: list[Question], precision: str) -> dict[str, str]:
     """An arm's answers to other questions, kept beside it under the questions' checksum."""
     f = read_settings(arm.settings_file).finetune
-    model = load_span_model(arm.path, torch.device("cuda" if use_cuda(s.hardware) else "cpu"))
+    model = load_span_model(arm.path, run_device(s.hardware))
     windows = cut_windows(dev, load_tokenizer(arm.path, folder.manifest()), f)
-    answers = answer(model, dev, windows, f, s.hardware)
+    answers = answer(model, dev, windows, f, s.hardware, precision)
     digest = file_sha256(Path(s.finetune.dev_file))[:10]
     write_json(arm.path / f"predictions-{digest}.json", answers)
     return answers

@@ -5,8 +5,8 @@ An arm with a result.json is skipped; one that was cut starts again.
 
 import logging
 
-from bert_lamb.parallel import inside_torchrun
-from bert_lamb.run import StopRequest, open_run, verify_checkpoint
+from bert_lamb.parallel import inside_torchrun, run_device
+from bert_lamb.run import StopRequest, keep_precision, open_run, verify_checkpoint
 from bert_lamb.settings import Settings, command
 from bert_lamb.tasks.squad_data import missing_files
 from bert_lamb.training.finetuning import arm_folder, load_squad, run_arm
@@ -35,6 +35,7 @@ def finetune(s: Settings) -> None:
             verify_checkpoint(folder.weights())  # before anything is spent on another arm
         waiting.append((arm, place))
     if waiting:
+        keep_precision(s, folder, run_device(s.hardware))
         squad = load_squad(s, folder)
         for arm, place in waiting:
             run_arm(s, folder, arm, place, squad, stop)

@@ -12,10 +12,10 @@ from pathlib import Path
 from bert_lamb.errors import EXIT_STOPPED
 from bert_lamb.files import write_json
 from bert_lamb.optim import set_lr
-from bert_lamb.parallel import device_count, inside_torchrun, open_strategy, start_ranks
+from bert_lamb.parallel import device_count, inside_torchrun, open_strategy, run_device, start_ranks
 from bert_lamb.planning.cost import budget, budget_text
-from bert_lamb.planning.preflight import memory_warnings, preflight_problems
-from bert_lamb.run import RunFolder, StepTotals, StopRequest, open_run
+from bert_lamb.planning.preflight import memory_warnings, preflight_problems, unused_devices
+from bert_lamb.run import RunFolder, StepTotals, StopRequest, keep_precision, open_run
 from bert_lamb.run.schedule import schedule
 from bert_lamb.settings import Settings, command
 from bert_lamb.training.assembly import Assembly
@@ -34,9 +34,9 @@ def main(s: Settings) -> None:
     if folder.phase_result(2):
         log.info("pretraining is done already: %s", folder.path)
         return
-    plan = budget(s, devices, folder.manifest())
+    plan = budget(s, devices, keep_precision(s, folder, run_device(s.hardware)), folder.manifest())
     log.info("%s\n  run folder: %s", budget_text(s, plan), folder.path)
-    for warning in memory_warnings(s, plan):
+    for warning in [*unused_devices(s), *memory_warnings(s, plan)]:
         log.warning("  warning: %s", warning)
     write_json(folder.plan_file, plan.record())
     with folder.held():

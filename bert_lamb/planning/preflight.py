@@ -35,6 +35,15 @@ def preflight_problems(s: Settings) -> list[str]:
     return problems + wrong + _room(s, manifest)
 
 
+def unused_devices(s: Settings) -> list[str]:
+    """A GPU of this machine that is no CUDA device: said, since a user would expect it to be used."""
+    if use_cuda(s.hardware) or not torch.backends.mps.is_available():
+        return []
+    return [
+        "this machine's Apple GPU (mps) is not used: this project trains on CPUs and on CUDA GPUs; the CPU is taken"
+    ]
+
+
 def memory_warnings(s: Settings, plan: Budget) -> list[str]:
     """Phases that may not fit, by the plan's count; uncompiled, so no refusal. None where the GPU is elsewhere."""
     if use_cuda(s.hardware) and not torch.cuda.device_count():

@@ -82,6 +82,11 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def precision_file(self) -> Path:
+        """What `hardware.precision=auto` is on the machine of the last start."""
+        return self.path / "precision.json"
+
+    @property
     def recipe_file(self) -> Path:
         return self.path / "recipe.json"
 

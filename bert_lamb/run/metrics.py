@@ -88,7 +88,7 @@ class StepTotals:
         self._sums = sums if self._sums is None else self._sums + sums
         self._computed += len(batch.input_ids)
 
-    def reduce(self, strategy: Single, stop: StopRequest) -> None:
+    def reduce(self, strategy: Single, stop: StopRequest | bool) -> None:
         """Sums over ranks, so that every rank sees the same numbers and stops at the same step."""
         assert self._sums is not None
         mine = torch.cat([self._sums, self._sums.new_tensor([self._computed, bool(stop)])])

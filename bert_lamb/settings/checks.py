@@ -17,11 +17,12 @@ CHOICES = {
     "recovery.policy": ("rollback", "stop"),
     "hardware.device": ("auto", "cpu", "cuda"),
     "hardware.strategy": ("auto", "single", "ddp"),
-    "hardware.precision": ("bf16", "fp32", "fp64"),
+    "hardware.precision": ("auto", "bf16", "fp32", "fp64"),
     "hardware.compile": ("auto", "on", "off"),
     "inspect.phase": (1, 2),
     "run.wandb": ("auto", "online", "offline", "disabled"),
 }
+WHY_NOT = {"mps": " (Apple's GPUs are not supported; auto and cpu train on the processor)"}
 LEAST_LENGTH = 8  # [CLS] a [SEP] b [SEP] and something to mask
 AT_LEAST = {  # key: smallest value that makes sense
     "model.layers": 1,
@@ -106,7 +107,7 @@ def _choices(s: Settings) -> Iterator[str]:
     for key, allowed in CHOICES.items():
         if value_of(s, key) not in allowed:
             choices = ("null" if choice is None else str(choice) for choice in allowed)
-            yield f"{key}={value_of(s, key)}: choose one of {', '.join(choices)}"
+            yield f"{key}={value_of(s, key)}: choose one of {', '.join(choices)}{WHY_NOT.get(value_of(s, key), '')}"
     for arm in s.finetune.arms:
         if arm not in ("pretrained", "scratch"):
             yield f"finetune.arms has {arm!r}: choose from pretrained, scratch"

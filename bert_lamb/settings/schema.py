@@ -173,7 +173,7 @@ class HardwareSettings:
     device: str = MISSING  # "auto", "cpu" or "cuda"
     devices: int = MISSING  # processes, one per device; 0: all local GPUs, or one process on a CPU
     strategy: str = MISSING  # "auto" (by the number of devices), "single" or "ddp"
-    precision: str = MISSING  # "bf16" (autocast, fp32 weights), "fp32", or "fp64" for checks
+    precision: str = MISSING  # "bf16" (autocast, fp32 weights), "fp32", or "fp64"; "auto": the faster of the first two
     micro_batch_tokens: int | None = MISSING  # of a forward pass and device; null: as many as fit a GPU
     recompute: bool = MISSING  # run each layer again in the backward pass: less memory, a third more work
     compile: str = MISSING  # "auto" (where a compiler is at hand), "on" or "off"

@@ -16,6 +16,7 @@ from bert_lamb.run import (
     load_checkpoint,
     restart_bias_correction,
     rollback_target,
+    run_precision,
     save_checkpoint,
     set_aside,
 )
@@ -104,7 +105,7 @@ class PhaseCheckpoints:
                 "steps": progress.step,
                 "skipped": progress.skipped,
                 **{key: line[key] for key in LAST_NUMBERS if key in line},
-                "precision": self._settings.hardware.precision,
+                "precision": run_precision(self._settings, self._folder),
             }
             self._folder.finish_phase(self.phase_number, result)
         self._strategy.barrier()
