@@ -79,7 +79,8 @@ class Squad:
 
 def arm_folder(s: Settings, folder: RunFolder, arm: str) -> ArmFolder:
     """Named after what decides the result; question files count by their content, not by their path."""
-    about = finetune_recipe(s, file_sha256(data_folder(s) / MANIFEST), arm)
+    origin = folder.origin()
+    about = finetune_recipe(s, file_sha256(data_folder(s) / MANIFEST), arm, origin.deciding() if origin else None)
     for name in ("train_file", "dev_file"):
         about["finetune"][name] = file_sha256(Path(about["finetune"][name]))
     return folder.arm(f"{arm}-{recipe_hash(about)}-seed{s.seed}")

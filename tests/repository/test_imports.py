@@ -12,7 +12,7 @@ PACKAGES = ("bert_lamb", "data_prep")
 LONGEST = 320  # lines of a file
 
 COMMANDS = "pretrain finetune evaluate report report_data plan sweep"
-GROUND = "batch files hashing machine words errors"
+GROUND = "batch checksums errors files hashing jsonfiles machine words"
 TOOLS = "data model parallel"
 RECORDS = "run tasks"
 ROOMS = "training planning reporting"
