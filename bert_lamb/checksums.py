@@ -15,15 +15,13 @@ class SumsError(ValueError):
     """A file of checksums that is missing, or that cannot be read as one."""
 
 
-def write_sums(folder: Path, **more: bytes) -> None:
-    """Writes SHA256SUMS of all files in the folder, each one on the disk before, and of the contents given by name for
-    files that are written later. Folders inside, hidden files and SHA256SUMS itself are left out."""
-    files = [p for p in folder.iterdir() if p.is_file() and p.name != SUMS and not p.name.startswith(".")]
-    sums = {}
-    for path in files:
-        sync(path)
-        sums[path.name] = file_sha256(path)
-    sums |= {name: hashlib.sha256(content).hexdigest() for name, content in more.items()}
+def write_sums(folder: Path, names: Iterable[str], later: Mapping[str, bytes] | None = None) -> None:
+    """Writes SHA256SUMS of these files, each one on the disk before, and of contents by the names of files that are
+    still to be written."""
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in (later or {}).items()}
+    for name in names:
+        sync(folder / name)
+        sums[name] = file_sha256(folder / name)
     (folder / SUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
     sync(folder / SUMS)
 

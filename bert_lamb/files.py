@@ -61,10 +61,15 @@ def write_whole(path: Path, content: bytes) -> None:
     rename_synced(temporary, path)
 
 
+def json_bytes(value: Any) -> bytes:
+    """A value as indented JSON."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as indented JSON, whole or not at all; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(path, json_bytes(value))
 
 
 @contextmanager

@@ -8,8 +8,21 @@ from bert_lamb.run.checkpoint import (
     trained_parameters,
     verify_checkpoint,
 )
-from bert_lamb.run.folder import ArmFolder, RunFolder, RunFolderError, data_folder, locate_run, open_run, origin_of
-from bert_lamb.run.metrics import Dashboard, MetricsLog, StepTotals, TrainingStoppedError, last_line
+from bert_lamb.run.folder import (
+    ARM_FILES,
+    RESULT,
+    ArmFolder,
+    RunFolder,
+    RunFolderError,
+    data_folder,
+    is_arm_result,
+    is_event,
+    is_phase_result,
+    locate_run,
+    open_run,
+    origin_of,
+)
+from bert_lamb.run.metrics import Dashboard, MetricsLog, StepTotals, TrainingStoppedError, is_metrics_line, last_line
 from bert_lamb.run.origin import Origin, OriginError, find_origin, run_of
 from bert_lamb.run.progress import Progress, read_progress
 from bert_lamb.run.retention import (
@@ -23,6 +36,8 @@ from bert_lamb.run.retention import (
 from bert_lamb.run.signals import StopRequest
 
 __all__ = [
+    "ARM_FILES",
+    "RESULT",
     "ArmFolder",
     "CheckpointError",
     "Dashboard",
@@ -39,6 +54,10 @@ __all__ = [
     "damage",
     "data_folder",
     "find_origin",
+    "is_arm_result",
+    "is_event",
+    "is_metrics_line",
+    "is_phase_result",
     "keep_aside",
     "last_line",
     "list_checkpoints",

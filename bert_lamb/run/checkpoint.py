@@ -61,7 +61,7 @@ def save_checkpoint(
     save_weights(bert, aside)
     save_file(_optimizer_tensors(bert, optimizer), aside / MOMENTS)
     (aside / STATE).write_text(json.dumps(asdict(progress), indent=1) + "\n")
-    write_sums(aside)
+    write_sums(aside, FILES)
     publish(aside, final)
     delete_old(folder, final, keep, every, first)
     return final

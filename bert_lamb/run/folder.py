@@ -17,7 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bert_lamb.checksums import SUMS, SumsError, changed_files, read_sums
 from bert_lamb.data.manifest import MANIFEST
+from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.errors import UserError
 from bert_lamb.files import file_sha256, write_json, write_whole
 from bert_lamb.jsonfiles import clean_lines, object_or_aside, read_lines, read_object
@@ -33,6 +35,8 @@ SETTINGS = "settings.yaml"  # of a run's last start, and of each arm
 MACHINE = "machine.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"  # written last: the phase or arm is done
+PREDICTIONS = "predictions.json"
+ARM_FILES = (SETTINGS, MACHINE, METRICS, PREDICTIONS, "config.json", "model.safetensors", VOCABULARY)  # besides RESULT
 CHECKPOINT = re.compile(r"checkpoints/step-[0-9]{6,}")  # what a phase's result.json may name
 
 
@@ -56,7 +60,7 @@ class ArmFolder:
 
     @property
     def predictions_file(self) -> Path:
-        return self.path / "predictions.json"
+        return self.path / PREDICTIONS
 
     @property
     def result_file(self) -> Path:
@@ -65,6 +69,18 @@ class ArmFolder:
     def result(self) -> dict[str, Any] | None:
         """A finished arm's result, else None; a damaged one is kept aside, and the arm counts as not finished."""
         return object_or_aside(self.result_file, is_arm_result)
+
+    def damaged(self, *names: str) -> list[str]:
+        """Of these files, by default all, those that do not match the arm's checksums, in words. None of an arm that
+        an older version wrote, without any."""
+        if not (self.path / SUMS).exists():
+            return []
+        try:
+            sums = read_sums(self.path)
+        except SumsError as error:
+            return [f"{SUMS} cannot be read ({error})"]
+        changed = changed_files(self.path, sums, names or {*sums, *ARM_FILES, RESULT})
+        return [f"{name} does not match {SUMS}" for name in changed]
 
 
 @dataclass(frozen=True)
@@ -201,7 +217,7 @@ def data_folder(s: Settings) -> Path:
 
 def is_event(value: dict[str, Any]) -> bool:
     """Whether an object is a line of events.jsonl."""
-    return isinstance(value.get("event"), str)
+    return isinstance(value.get("event"), str) and isinstance(value.get("phase", 1), int)
 
 
 def is_phase_result(value: dict[str, Any]) -> bool:

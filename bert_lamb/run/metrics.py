@@ -216,9 +216,14 @@ def last_line(path: Path, step: int) -> dict[str, Any]:
 
 
 def is_metrics_line(value: dict[str, Any]) -> bool:
-    """Whether an object is a line of metrics.jsonl: a step, and numbers by name, some in groups."""
-    numbers = [v for group in value.values() for v in (group.values() if isinstance(group, dict) else [group])]
-    return type(value.get("step")) is int and all(v is None or isinstance(v, int | float) for v in numbers)
+    """Whether an object is a line of metrics.jsonl: a step, and numbers by name."""
+    ratios = value.get("trust_ratios", {})
+    numbers = [v for name, v in value.items() if name != "trust_ratios"]
+    return (
+        type(value.get("step")) is int
+        and isinstance(ratios, dict)
+        and all(v is None or isinstance(v, int | float) for v in [*numbers, *ratios.values()])
+    )
 
 
 def peak_memory(device: torch.device) -> int:

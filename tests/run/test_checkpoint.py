@@ -310,7 +310,7 @@ def test_old_states_are_read_and_newer_ones_named(tmp_path: Path) -> None:
     (path / "state.json").write_text(json.dumps(state))
     assert read_progress(path) == Progress(1, 8)
     (path / "state.json").write_text(json.dumps(state | {"from_tomorrow": 1}))
-    write_sums(path)
+    write_sums(path, FILES[:4])
     with pytest.raises(CheckpointError, match=r"state\.json cannot be read .*from_tomorrow"):
         load_checkpoint(path, *trained())
 
