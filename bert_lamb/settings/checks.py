@@ -127,6 +127,11 @@ def _ranges(s: Settings) -> Iterator[str]:
 
 
 def _model(s: Settings) -> Iterator[str]:
+    if s.model.init_from is not None and s.run.from_checkpoint is not None:
+        yield (
+            f"run.from_checkpoint={s.run.from_checkpoint} brings weights of its own, and so does model.init_from="
+            f"{s.model.init_from}: set one of them to null"
+        )
     if not s.model.initializer_range > 0:
         yield f"model.initializer_range={s.model.initializer_range}: must be above 0"
     if s.model.heads >= 1 and s.model.hidden % s.model.heads:

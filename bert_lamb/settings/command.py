@@ -104,8 +104,7 @@ def command(
         logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
         try:
             settings: Settings = OmegaConf.to_object(config) if not checked else to_settings(config, check)  # type: ignore[assignment]
-            given = HydraConfig.get().overrides.task
-            stage(dataclasses.replace(settings, sources=sources_with(settings.sources, given)))
+            stage(dataclasses.replace(settings, sources=sources_with(settings.sources, given_overrides())))
         except Exception as error:
             if not isinstance(error, UserError):
                 raise
@@ -128,6 +127,11 @@ def command(
             sys.exit(_fail(f"a task ended without a result: {error}"))
 
     return run
+
+
+def given_overrides() -> list[str]:
+    """What the command line of this process gave; nothing outside of a command."""
+    return [*HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
 
 
 def sources_with(sources: dict[str, str], overrides: Sequence[str]) -> dict[str, str]:

@@ -189,10 +189,11 @@ class HardwareSettings:
 
 @dataclass
 class RunSettings:
-    """Where results go, and how often to look; never part of the recipe."""
+    """Where results go, and how often to look; never part of the recipe, but for the content of from_checkpoint."""
 
     root: str = MISSING
     name: str | None = None  # folder below root; null: <experiment>-<recipe hash>
+    from_checkpoint: str | None = None  # another run's checkpoint folder, to start from its weights, moments and step
     log_every: int = MISSING  # steps between lines of metrics.jsonl
     trust_ratios_every: int = MISSING  # steps between readings of every tensor's trust ratio
     heldout_every: int = MISSING  # steps between evaluations on held-out documents; 0: at the end only

@@ -11,8 +11,8 @@ from tools import ROOT
 PACKAGES = ("bert_lamb", "data_prep")
 LONGEST = 320  # lines of a file
 
-COMMANDS = "pretrain finetune evaluate report report_data plan sweep"
-GROUND = "batch files hashing machine words errors"
+COMMANDS = "pretrain finetune evaluate report report_data plan sweep verify"
+GROUND = "batch checksums errors files hashing jsonfiles machine words"
 TOOLS = "data model parallel hardware"
 RECORDS = "run tasks"
 ROOMS = "training planning reporting"
