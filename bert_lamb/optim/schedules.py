@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 
@@ -47,6 +48,9 @@ def linear_epoch_warmup(base_sequences: float, base_batch: int, batch: int) -> i
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Gives every parameter group this learning rate."""
+    """Gives every parameter group this learning rate; a tensor is filled in place, since a captured step reads it."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

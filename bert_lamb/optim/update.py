@@ -1,0 +1,77 @@
+"""One update of all groups: a path's first pass, ratios from the norms of whole tensors, its second pass."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bert_lamb.optim.plain import Numbers, corrected_lr, numbers_of, shares, trust_ratio
+from bert_lamb.optim.sharded import whole_norms
+from bert_lamb.optim.tensors import TensorGroup
+
+KEPT = 1 << 25  # numbers of a round, whose updates wait in memory for their norms: 128 MiB in fp32
+
+
+class Readings(NamedTuple):
+    """What a step saw of each tensor, [n] each, on the device. For LANS: of its first update, u."""
+
+    trust_ratios: Tensor  # 1 where not adapted
+    weight_norms: Tensor  # |x| before the step, in the rule's norm
+    update_norms: Tensor  # |u|
+
+
+class UpdatePath(NamedTuple):
+    """One way to do the arithmetic; plain.py has the definition of both passes."""
+
+    first_pass: Callable[[TensorGroup, Numbers, Tensor], tuple[Tensor, Any]]
+    second_pass: Callable[[TensorGroup, Any, Tensor, Tensor], None]
+    keeps_updates: bool = True  # between the passes; else the second makes them again
+
+
+Work = list[tuple[TensorGroup, UpdatePath]]
+
+
+def update(work: Work, scale: Tensor, finite: Tensor) -> list[tuple[list[Tensor], Readings]]:
+    """Updates weights, moments and steps in place, and nothing of them where `finite` (0-dim bool) is false.
+
+    scale (0-dim): what gradients are multiplied by (clipping, loss scale). Gradients are left as they are.
+    Returns parameters with their readings.
+    """
+    return [read for some in rounds(work) for read in _round(some, scale, finite)]
+
+
+def rounds(work: Work) -> Iterator[Work]:
+    """In their order, at most KEPT numbers at a time whose updates are kept, or one tensor that has more.
+
+    The same on all ranks, since each round of sharded tensors has a reduction.
+    """
+    some: Work = []
+    used = 0
+    for batch, path in work:
+        for part in batch.split(KEPT) if path.keeps_updates else [batch]:
+            size = sum(part.sizes()) if path.keeps_updates else 0
+            if some and used + size > KEPT:
+                yield some
+                some, used = [], 0
+            some.append((part, path))
+            used += size
+    if some:
+        yield some
+
+
+def _round(work: Work, scale: Tensor, finite: Tensor) -> Iterator[tuple[list[Tensor], Readings]]:
+    verdicts = [finite.to(batch.device) for batch, _ in work]
+    firsts = [
+        path.first_pass(batch, numbers_of(batch, scale.to(batch.device), here), here)
+        for (batch, path), here in zip(work, verdicts, strict=True)
+    ]
+    parts = [(batch.spread, batch.rule.norm, norms) for (batch, _), (norms, _) in zip(work, firsts, strict=True)]
+    for (batch, path), (_, kept), norms, here in zip(work, firsts, whole_norms(parts), verdicts, strict=True):
+        x_norms, *u_norms = norms.unbind(1)
+        ratios = [trust_ratio(x_norms, u_norm, batch.rule) for u_norm in u_norms]
+        lr = corrected_lr(batch)
+        moves = [(lr * share * ratio).to(batch.wide) for share, ratio in zip(shares(batch.rule), ratios, strict=True)]
+        path.second_pass(batch, kept, torch.stack(moves, dim=1), here)
+        torch._foreach_add_(batch.state("step"), here.to(torch.float32))
+        yield batch.params, Readings(ratios[0], x_norms, u_norms[0])
