@@ -38,16 +38,18 @@ class Tables(NamedTuple):
     columns: list[list[Tensor]]  # weights, gradients and both moments
 
 
-def first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor) -> tuple[Tensor, Tables]:
+def first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor | None) -> tuple[Tensor, Tables]:
     """plain.first_pass; the second pass makes the updates again instead of keeping them."""
     given = (batch.weights, batch.grads, batch.state("exp_avg"), batch.state("exp_avg_sq"))
     columns = flattened(*given)
     chunks = chunks_of(tuple(len(x) for x in columns[0]), CHUNK, batch.device)
     addresses = addresses_of(tuple(t.data_ptr() for column in columns for t in column), batch.device)
     types = {"PARAM": TYPES[given[0][0].dtype], "GRAD": TYPES[given[1][0].dtype], "WIDE": TYPES[batch.wide]}
-    table = torch.stack(numbers, dim=1)
+    ones = torch.ones_like(numbers.correct_m)
+    table = torch.stack([ones if z is None else z for z in numbers], dim=1)
+    applied = (torch.ones((), device=batch.device) if finite is None else finite).to(torch.int32)
     tables = Tables(
-        (addresses, chunks.owners, chunks.starts, chunks.sizes, len(given[0]), table, finite.to(torch.int32)),
+        (addresses, chunks.owners, chunks.starts, chunks.sizes, len(given[0]), table, applied),
         types | constants(batch.rule) | {"CHUNK": CHUNK, "BLOCK": BLOCK}, len(chunks.owners), columns,
     )  # fmt: skip
     updates = 2 if batch.rule.variant == "lans" else 1
@@ -60,7 +62,7 @@ def first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor) -> tuple[Te
     return whole_norms(partials[chunks.of_tensor], batch.rule), tables
 
 
-def second_pass(batch: TensorGroup, kept: Tables, moves: Tensor, finite: Tensor) -> None:
+def second_pass(batch: TensorGroup, kept: Tables, moves: Tensor, finite: Tensor | None) -> None:
     """plain.second_pass."""
     if kept.programs:
         with torch.cuda.device_of(batch.weights[0]):

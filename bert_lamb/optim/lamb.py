@@ -18,7 +18,7 @@ from bert_lamb.optim.update import UpdatePath
 
 PLAIN = UpdatePath(plain.first_pass, plain.second_pass)
 FOREACH = UpdatePath(foreach_path.first_pass, foreach_path.second_pass)
-COMPILED = UpdatePath(rows.first_pass, rows.second_pass)
+COMPILED = UpdatePath(rows.first_pass, rows.second_pass, keeps_updates=False)
 
 
 class Switches(TypedDict, total=False):

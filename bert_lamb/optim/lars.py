@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bert_lamb.optim import plain
 from bert_lamb.optim.layerwise import Layerwise
-from bert_lamb.optim.plain import Numbers, Updates, norm_of, write
+from bert_lamb.optim.plain import Numbers, Updates, norm_of, scaled, write
 from bert_lamb.optim.rule import Preset, Rule
 from bert_lamb.optim.tensors import TensorGroup
 from bert_lamb.optim.update import UpdatePath
@@ -67,14 +67,13 @@ class Lars(Layerwise):
         return UpdatePath(first_pass, plain.second_pass)
 
 
-def first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor) -> tuple[Tensor, list[Updates]]:
+def first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor | None) -> tuple[Tensor, list[Updates]]:
     """As plain.first_pass; the update is the new momentum itself."""
     norms, kept = [], []
     momentum, decay = batch.settings["momentum"], batch.rule.weight_decay
-    for x, grad, m, factor in zip(
-        batch.weights, batch.grads, batch.state("exp_avg"), numbers.factor.unbind(), strict=True
-    ):
-        x, g = x.to(m.dtype), grad.to(m.dtype) * factor
+    for i, (x, grad, m) in enumerate(zip(batch.weights, batch.grads, batch.state("exp_avg"), strict=True)):
+        factor = None if numbers.factor is None else numbers.factor[i]
+        x, g = x.to(m.dtype), scaled(grad.to(m.dtype), factor)
         new_m = momentum * m + (1 - momentum) * (g + decay * x)
         write(finite, (m, new_m))
         norms.append(torch.stack([norm_of(z, batch.rule.norm) for z in (x, new_m)]))

@@ -147,20 +147,21 @@ class Layerwise(LoadsStates):
         self._seen["grad_norm"], self._seen["finite"] = norm, finite
         return loss
 
-    def _scale_and_verdict(self, batches: list[TensorGroup]) -> tuple[Tensor, Tensor, Tensor]:
+    def _scale_and_verdict(self, batches: list[TensorGroup]) -> tuple[Tensor | None, Tensor, Tensor]:
         """What gradients are multiplied by, their norm before clipping, and whether it is finite; 0-dim each."""
         limit = self.max_grad_norm if self.param_groups else None
         norms = [batch.grad_norms.to(batches[0].device) for batch in batches]
         norm = torch.linalg.vector_norm(torch.cat(norms) if norms else torch.zeros(0))
-        scale, finite = torch.ones_like(norm), torch.isfinite(norm)
+        scale, finite = None, torch.isfinite(norm)
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)  # of GradScaler
         if grad_scale is not None:
-            scale = 1 / grad_scale.to(scale)
+            scale = 1 / grad_scale.to(norm)
             norm = norm * scale
         if found_inf is not None:
-            finite = finite & (found_inf.to(scale) == 0)
+            finite = finite & (found_inf.to(norm) == 0)
         if limit is not None:
-            scale = scale * (limit / norm).clamp(max=1.0)
+            clip = (limit / norm).clamp(max=1.0)
+            scale = clip if scale is None else scale * clip
         return scale, norm, finite
 
     def _batches(self) -> list[TensorGroup]:

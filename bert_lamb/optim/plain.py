@@ -36,23 +36,23 @@ Updates = list[list[Tensor]]  # of each tensor, one or two (LANS)
 class Numbers(NamedTuple):
     """What a step multiplies a tensor by, for each of n tensors: [n], in the type of the moments."""
 
-    factor: Tensor  # of the gradient: clip, loss scale, sign, and for LANS 1 / |g|; 0 where the step is not finite
+    factor: Tensor | None  # of the gradient: clip, loss scale, sign, for LANS 1 / |g|; 0 where not finite; None: 1
     correct_m: Tensor  # 1 / (1 - beta1^t), 1 / (1 - beta2^t), then the same at t + 1; 1 where nothing is corrected
     correct_v: Tensor
     correct_next_m: Tensor
     correct_next_v: Tensor
 
 
-def first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor) -> tuple[Tensor, list[Updates]]:
-    """Writes the moments, where `finite` (0-dim bool) is true. Weights stay as they are.
+def first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor | None) -> tuple[Tensor, list[Updates]]:
+    """Writes the moments, where `finite` (0-dim bool) is true; None: the host knows that it is. Weights stay.
 
     Returns norms of what this rank has of each tensor's weights and updates, [n, 1 + U], and the updates.
     """
     norms, kept = [], []
     columns = (batch.weights, batch.grads, batch.state("exp_avg"), batch.state("exp_avg_sq"))
-    for x, grad, m, v, own in zip(*columns, torch.stack(numbers, dim=1).unbind(), strict=True):
-        factor, *correct = own.unbind()
-        x, g = x.to(m.dtype), grad.to(m.dtype) * factor
+    for i, (x, grad, m, v) in enumerate(zip(*columns, strict=True)):
+        factor, *correct = (z if z is None else z[i] for z in numbers)
+        x, g = x.to(m.dtype), scaled(grad.to(m.dtype), factor)
         new_m, new_v = moments(g, m, v, batch.rule)
         directions = updates(x, g, new_m, new_v, correct, batch.rule)
         write(finite, (m, new_m), (v, new_v))
@@ -61,13 +61,17 @@ def first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor) -> tuple[Te
     return torch.stack(norms), kept
 
 
-def second_pass(batch: TensorGroup, kept: list[Updates], moves: Tensor, finite: Tensor) -> None:
-    """Writes the weights, where `finite` is true. moves: what each update is multiplied by, [n, U]."""
+def second_pass(batch: TensorGroup, kept: list[Updates], moves: Tensor, finite: Tensor | None) -> None:
+    """Writes the weights, where `finite` is true or None. moves: what each update is multiplied by, [n, U]."""
     for x, directions, own in zip(batch.weights, kept, moves.unbind(), strict=True):
         new = x.to(moves.dtype)
         for move, u in zip(own.unbind(), directions, strict=True):
             new = new - move * u
         write(finite, (x, new))
+
+
+def scaled(g: Tensor, factor: Tensor | None) -> Tensor:
+    return g if factor is None else g * factor
 
 
 def moments(g: Tensor, m: Tensor, v: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
@@ -112,17 +116,22 @@ def trust_ratio(x_norm: Tensor, u_norm: Tensor, rule: Rule) -> Tensor:
     return ratio if rule.ratio_bounds is None else ratio.clamp(*rule.ratio_bounds)
 
 
-def numbers_of(batch: TensorGroup, scale: Tensor, finite: Tensor) -> Numbers:
-    """Once a step, for all tensors of a group. scale (0-dim): of all gradients."""
-    scale, norms = scale.to(batch.wide), batch.grad_norms.to(batch.wide)
-    factor = scale.expand(len(norms))
+def numbers_of(batch: TensorGroup, scale: Tensor | None, finite: Tensor | None) -> Numbers:
+    """Once a step, for all tensors of a group. scale (0-dim): of all gradients; None: 1."""
+    ones = torch.ones_like(batch.grad_norms, dtype=batch.wide)
+    factor = ones if scale is None else ones * scale.to(batch.wide)
     if batch.rule.variant == "lans":  # a gradient of 0 stays
+        norms = batch.grad_norms.to(batch.wide)
         factor = torch.where(norms > 0, 1 / norms, factor)
-    factor = torch.where(finite, -factor if batch.rule.maximize else factor, 0.0)
-    if batch.rule.bias_correction != "moments":
-        return Numbers(factor, *(torch.ones_like(factor),) * 4)
-    t = torch.stack(batch.state("step")).to(batch.wide) + 1
-    return Numbers(factor, *(correction(beta, at) for at in (t, t + 1) for beta in batch.rule.betas))
+    if batch.rule.maximize:
+        factor = -factor
+    if finite is not None:
+        factor = torch.where(finite, factor, 0.0)
+    correct = [ones] * 4
+    if batch.rule.bias_correction == "moments":
+        t = torch.stack(batch.state("step")).to(batch.wide) + 1
+        correct = [correction(beta, at) for at in (t, t + 1) for beta in batch.rule.betas]
+    return Numbers(None if factor is ones else factor, *correct)
 
 
 def corrected_lr(batch: TensorGroup) -> float | Tensor:
@@ -161,7 +170,7 @@ def row_norms(flat: Tensor, norm: float, dtype: torch.dtype | None = None) -> Te
     return torch.cat([found, torch.linalg.vector_norm(flat[whole:], norm, dtype=dtype)[None]])
 
 
-def write(finite: Tensor, *pairs: tuple[Tensor, Tensor]) -> None:
+def write(finite: Tensor | None, *pairs: tuple[Tensor, Tensor]) -> None:
     """Puts new values in place, all or none."""
     for old, new in pairs:
-        old.copy_(torch.where(finite, new, old))
+        old.copy_(new if finite is None else torch.where(finite, new, old))

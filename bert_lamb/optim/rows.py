@@ -1,8 +1,11 @@
-"""LAMB on a CPU with a C++ compiler: `foreach.advance`, compiled over the rows of large tensors into one loop.
+"""LAMB in two compiled passes over rows of numbers, on a CPU with a C++ compiler: `foreach`'s lines in one loop each.
 
-The loop reads weights, gradient and moments, writes moments and updates and makes the norms of rows; a second one adds
-the updates. Tensors too small to be worth it go as in foreach.py. A row's norm is the work of one thread, so the result
-does not depend on how many there are.
+Pass 1 reads weights, gradient and moments, writes the moments and makes the norms; pass 2 reads weights and moments
+and writes the weights. That is 40 bytes a parameter in fp32, the least there is: the update cannot be applied before
+its norm is known. (The variants that look ahead read the gradient twice, LANS three times.)
+
+A large tensor is rows of ROW numbers at most; tensors too small to be worth a call go as in foreach.py. A row's norm is
+the work of one thread, so the result does not depend on how many there are.
 """
 
 import os
@@ -10,13 +13,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bert_lamb.optim import foreach
-from bert_lamb.optim.foreach import Kept, Scalars, advance, scalars_of
+from bert_lamb.optim.foreach import Scalars, scalars_of, units
 from bert_lamb.optim.plain import ROW, Numbers, norm_of
 from bert_lamb.optim.rule import Rule
 from bert_lamb.optim.tensors import TensorGroup, flattened, put_back
@@ -24,67 +27,95 @@ from bert_lamb.optim.tensors import TensorGroup, flattened, put_back
 SMALL = 1 << 16  # numbers: below, a compiled call costs more than it saves
 MIN_COMPILED_ROW = 16  # numbers; one vector of the widest CPUs
 TOGETHER = 4  # large tensors of one size in a call: calls are a tenth of a step, and compiling takes longer with more
+MOMENTS = ("exp_avg", "exp_avg_sq")
 WORTH_COMPILING = 1 << 22  # numbers in a parameter group: below, a compilation would take long to repay
 
 
-def first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor) -> tuple[Tensor, Kept]:
+class Group(NamedTuple):
+    """Large tensors of one size, as rows, and what both compiled passes take of them."""
+
+    places: list[int]
+    stacks: list[list[Tensor]]  # weights, gradients and both moments, [R, L] each
+    scalars: Scalars  # the factors as columns, [R, 1]
+
+
+class Kept(NamedTuple):
+    """What the second pass needs of the first: of the tensors that are not compiled, and of those that are."""
+
+    small: list[int]  # places
+    of_small: tuple[TensorGroup, foreach.Kept] | None
+    groups: list[Group]
+    units: Tensor  # as foreach.Kept has them
+    vectors: dict[int, Tensor]  # the weights that the groups' are views of, by place
+
+
+def first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor | None) -> tuple[Tensor, Kept]:
     """plain.first_pass; its first call takes seconds, where torch.compile makes the kernel."""
     lengths = [row_length(x.numel()) for x in batch.weights]
-    norms: dict[int, Tensor] = {}  # by place in the batch: of weights and of each update
-    kept: Kept = []
-    for over, compiled in ((foreach.first_pass, False), (_first_pass, True)):
-        places = [place for place, length in enumerate(lengths) if bool(length) == compiled]
-        if places:
-            found, made = over(batch.some(places), Numbers(*(z[places] for z in numbers)), finite)
-            norms |= dict(zip(places, found.unbind(), strict=True))
-            kept += [([(places[i], *span) for i, *span in block], updates) for block, updates in made]  # type: ignore[misc]
-    return torch.stack([norms[place] for place in range(len(lengths))]), kept
-
-
-second_pass = foreach.second_pass
-
-
-def _first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor) -> tuple[Tensor, Kept]:
-    """Of tensors that all have a row length."""
-    given = (batch.weights, batch.grads, batch.state("exp_avg"), batch.state("exp_avg_sq"))
+    small, large = ([i for i, length in enumerate(lengths) if bool(length) == is_large] for is_large in (False, True))
+    scalars, own = scalars_of(numbers, finite, batch.rule), units(numbers, batch.rule)
+    norms, of_small = torch.zeros(len(lengths), 1 + own.shape[1], dtype=batch.wide), None
+    if small:
+        part, of_part = batch.some(small), Numbers(*(None if z is None else z[small] for z in numbers))  # type: ignore[arg-type]
+        norms[small], made = foreach.first_pass(part, of_part, finite)
+        of_small = part, made
+    given = [[column[i] for i in large] for column in (batch.weights, batch.grads, *map(batch.state, MOMENTS))]
     columns = flattened(*given)
-    scalars = scalars_of(numbers, finite, batch.rule)
-    table = torch.stack([torch.stack([z] * len(columns[0]) if isinstance(z, Tensor) else list(z)) for z in scalars[1:]], dim=1)
-    found: list[Tensor] = [table] * len(columns[0])
-    kept: Kept = []
-    for places in together([len(vector) for vector in columns[0]]):
-        length = row_length(len(columns[0][places[0]]))
-        stacks = [[column[place].view(-1, length) for place in places] for column in columns]
-        # a column instead of one number, from which the compiler makes one loop over moments and norms
-        applied = scalars.applied.expand(len(stacks[0][0]), 1).contiguous()
-        types = [column[0].dtype for column in stacks]
-        kind = batch.rule.variant, batch.rule.norm, batch.rule.grad_averaging, batch.rule.bias_correction
-        function = through_compiler(over_rows, *kind, batch.rule.weight_decay != 0, *types, len(places))
-        directions, norms = function(stacks, applied, table[places], batch.rule)
-        kept.append(
-            ([(place, 0, len(columns[0][place])) for place in places], [[u.view(-1) for u in us] for us in directions])
-        )
-        for place, of_rows in zip(places, norms, strict=True):
-            found[place] = torch.stack([norm_of(z, batch.rule.norm) for z in of_rows])
-    for moments, dense in zip(given[2:], columns[2:], strict=True):
-        put_back(moments, dense, batch.weights)
-    return torch.stack(found), kept
+    groups = []
+    for some in together([len(vector) for vector in columns[0]]):
+        places, length = [large[i] for i in some], lengths[large[some[0]]]
+        stacks = [[column[i].view(-1, length) for i in some] for column in columns]
+        groups.append(Group(places, stacks, with_columns(scalars.some(places), len(stacks[0][0]))))
+        for place, of_rows in zip(places, compiled(over_rows, groups[-1], batch.rule), strict=True):
+            found = torch.stack([norm_of(z, batch.rule.norm) for z in of_rows])
+            norms[place] = torch.cat([found[:1], found[1:] * own[place]])
+    for moments, vectors in zip(given[2:], columns[2:], strict=True):
+        put_back(moments, vectors, given[0])
+    return norms, Kept(small, of_small, groups, own, dict(zip(large, columns[0], strict=True)))
 
 
-def over_rows(
-    stacks: list[list[Tensor]], applied: Tensor, table: Tensor, rule: Rule
-) -> tuple[list[list[Tensor]], list[list[Tensor]]]:  # fmt: skip
-    """foreach.advance of tensors of one size, [R, L] each. Returns their updates and, of each, the norms of rows, [R].
+def second_pass(batch: TensorGroup, kept: Kept, moves: Tensor, finite: Tensor | None) -> None:
+    """plain.second_pass; makes the updates of large tensors again instead of keeping them."""
+    if kept.of_small is not None:
+        foreach.second_pass(*kept.of_small, moves[kept.small], finite)
+    moves = moves * kept.units if finite is None else torch.where(finite, moves * kept.units, 0.0)
+    each = [z.unbind() for z in moves.unbind(1)]
+    for group in kept.groups:
+        compiled(move_rows, group, batch.rule, [[of_update[i] for i in group.places] for of_update in each])
+    weights = [batch.weights[place] for place in kept.vectors]
+    put_back(weights, list(kept.vectors.values()), weights)
 
-    applied: [R, 1]; table: the other scalars, [T, K].
-    """
-    # unbind knows that a tensor's numbers are one row; of chunk, torch 2.13 compiles reads beyond them
-    numbers = [own.view(-1, 1, 1).unbind() for own in table.unbind()]
+
+def with_columns(scalars: Scalars, rows: int) -> Scalars:
+    """The factors as columns, [R, 1], from which the compiler makes one loop over moments and norms: of one number
+    for all rows it makes two."""
+    factor = [torch.ones_like(scalars.eps[0])] * len(scalars.eps) if scalars.factor is None else scalars.factor
+    return scalars._replace(factor=[z.expand(rows, 1).contiguous() for z in factor])
+
+
+def over_rows(stacks: list[list[Tensor]], scalars: Scalars, rule: Rule) -> list[list[Tensor]]:
+    """foreach.advance of a group. Returns, of each tensor, norms of rows, [R]: of weights and of each update."""
     x, g, m, v = stacks
-    scalars = Scalars([applied] * len(x), *([own[k] for own in numbers] for k in range(table.shape[1])))
-    directions = advance(x, g, m, v, scalars, rule)
-    each = zip(x, *directions, strict=True)
-    return directions, [[norm_of_rows(z.to(m[0].dtype), rule.norm) for z in tensors] for tensors in each]
+    updates = foreach.advance(x, g, m, v, scalars, rule)
+    return [[norm_of_rows(z.to(m[0].dtype), rule.norm) for z in each] for each in zip(x, *updates, strict=True)]
+
+
+def move_rows(stacks: list[list[Tensor]], scalars: Scalars, rule: Rule, moves: list[list[Tensor]]) -> None:
+    """Writes a group's weights."""
+    x, g, m, v = stacks
+    updates = foreach.updates_of(x, foreach.descended(g, m[0].dtype, scalars), m, v, scalars, rule)
+    new = [z.to(m[0].dtype) for z in x]
+    for move, update in zip(moves, updates, strict=True):
+        new = torch._foreach_sub(new, torch._foreach_mul(update, move))
+    torch._foreach_copy_(x, new)
+
+
+def compiled(one_pass: Callable[..., Any], group: Group, rule: Rule, *more: Any) -> Any:
+    """One of the two above, through the compiler."""
+    kind = rule.variant, rule.norm, rule.grad_averaging, rule.weight_decay != 0, group.scalars.applied is None
+    types = (stack[0].dtype for stack in group.stacks)
+    function = through_compiler(one_pass, *kind, *types, len(group.places))
+    return function(group.stacks, group.scalars, rule, *more)
 
 
 def norm_of_rows(z: Tensor, norm: float) -> Tensor:

@@ -24,21 +24,31 @@ class Readings(NamedTuple):
 class UpdatePath(NamedTuple):
     """One way to do the arithmetic; plain.py has the definition of both passes."""
 
-    first_pass: Callable[[TensorGroup, Numbers, Tensor], tuple[Tensor, Any]]
-    second_pass: Callable[[TensorGroup, Any, Tensor, Tensor], None]
+    first_pass: Callable[[TensorGroup, Numbers, Tensor | None], tuple[Tensor, Any]]
+    second_pass: Callable[[TensorGroup, Any, Tensor, Tensor | None], None]
     keeps_updates: bool = True  # between the passes; else the second makes them again
 
 
 Work = list[tuple[TensorGroup, UpdatePath]]
 
 
-def update(work: Work, scale: Tensor, finite: Tensor) -> list[tuple[list[Tensor], Readings]]:
+def update(work: Work, scale: Tensor | None, finite: Tensor) -> list[tuple[list[Tensor], Readings]]:
     """Updates weights, moments and steps in place, and nothing of them where `finite` (0-dim bool) is false.
 
-    scale (0-dim): what gradients are multiplied by (clipping, loss scale). Gradients are left as they are.
+    scale (0-dim): what gradients are multiplied by (clipping, loss scale); None: 1. Gradients are left as they are.
     Returns parameters with their readings.
     """
-    return [read for some in rounds(work) for read in _round(some, scale, finite)]
+    if not known(finite):
+        return [read for some in rounds(work) for read in _round(some, scale, finite)]
+    if finite:
+        return [read for some in rounds(work) for read in _round(some, scale, None)]
+    unknown = [torch.full_like(batch.grad_norms, float("nan"), dtype=batch.wide) for batch, _ in work]
+    return [(batch.params, Readings(torch.ones_like(z), z, z)) for (batch, _), z in zip(work, unknown, strict=True)]
+
+
+def known(finite: Tensor) -> bool:
+    """Whether reading the verdict costs nothing: then no path needs to mask what it writes."""
+    return finite.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def rounds(work: Work) -> Iterator[Work]:
@@ -60,12 +70,13 @@ def rounds(work: Work) -> Iterator[Work]:
         yield some
 
 
-def _round(work: Work, scale: Tensor, finite: Tensor) -> Iterator[tuple[list[Tensor], Readings]]:
-    verdicts = [finite.to(batch.device) for batch, _ in work]
-    firsts = [
-        path.first_pass(batch, numbers_of(batch, scale.to(batch.device), here), here)
-        for (batch, path), here in zip(work, verdicts, strict=True)
-    ]
+def _round(work: Work, scale: Tensor | None, finite: Tensor | None) -> Iterator[tuple[list[Tensor], Readings]]:
+    firsts, verdicts = [], []
+    for batch, path in work:
+        here = None if finite is None else finite.to(batch.device)
+        numbers = numbers_of(batch, None if scale is None else scale.to(batch.device), here)
+        firsts.append(path.first_pass(batch, numbers, here))
+        verdicts.append(here)
     parts = [(batch.spread, batch.rule.norm, norms) for (batch, _), (norms, _) in zip(work, firsts, strict=True)]
     for (batch, path), (_, kept), norms, here in zip(work, firsts, whole_norms(parts), verdicts, strict=True):
         x_norms, *u_norms = norms.unbind(1)
@@ -73,5 +84,5 @@ def _round(work: Work, scale: Tensor, finite: Tensor) -> Iterator[tuple[list[Ten
         lr = corrected_lr(batch)
         moves = [(lr * share * ratio).to(batch.wide) for share, ratio in zip(shares(batch.rule), ratios, strict=True)]
         path.second_pass(batch, kept, torch.stack(moves, dim=1), here)
-        torch._foreach_add_(batch.state("step"), here.to(torch.float32))
+        torch._foreach_add_(batch.state("step"), 1 if here is None else here.to(torch.float32))
         yield batch.params, Readings(ratios[0], x_norms, u_norms[0])
