@@ -24,24 +24,29 @@ TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "plain": {"fused": False, "foreach": False}, "foreach": {"foreach": True}, "small rounds": {}, "rows": {"fused": True},
+    "plain": {"fused": False, "foreach": False}, "foreach": {"foreach": True}, "masked": {"foreach": True},
+    "small rounds": {"foreach": True}, "rows": {"fused": True}, "masked rows": {"fused": True},
 }  # fmt: skip
 
 
 @pytest.fixture(params=SETTINGS)
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """small rounds: of 64 numbers, in blocks of 16 and rows of 8, so that most tensors are cut.
+    """masked: the host does not know whether the step is finite, as on a GPU.
+
+    small rounds: of 64 numbers, in blocks of 16 and rows of 8, so that most tensors are cut.
 
     rows: tensors of 32 numbers count as large, and nothing is compiled, since each trajectory has other formulas.
     """
-    if request.param == "rows":
+    if "masked" in request.param:
+        monkeypatch.setattr(update, "known", lambda finite: False)
+    if "rows" in request.param:
         if not has_compiler():
             pytest.skip("no C++ compiler")
         monkeypatch.setattr(rows, "SMALL", 32)
         monkeypatch.setattr(rows, "through_compiler", lambda function, *kind: function)
         rows.row_length.cache_clear()
     if request.param == "small rounds":
-        monkeypatch.setattr(update, "KEPT", 64)
+        monkeypatch.setitem(update.KEPT, "cpu", 64)
         monkeypatch.setattr(foreach, "BLOCK", 16)
         monkeypatch.setattr(foreach, "ROW", 8)
         monkeypatch.setattr(plain, "ROW", 8)

@@ -53,12 +53,12 @@ def refuse_flat_partitions(group: dict[str, Any], shapes: Sequence[torch.Size], 
     place of these later, without a mark.
     """
     for index, p in enumerate(group["params"]):
-        owner = next((owner for mark, owner in FLAT_MARKS.items() if getattr(p, mark, None) not in (None, False)), None)
-        if owner is None and (p.dim() != 1 or p.shape in shapes):
+        marks = [mark for mark in FLAT_MARKS if getattr(p, mark, None) is not None and getattr(p, mark) is not False]
+        if not marks and (p.dim() != 1 or p.shape in shapes):
             continue
         what = (
-            f"is flattened by {owner}"
-            if owner
+            f"is flattened by {FLAT_MARKS[marks[0]]}"
+            if marks
             else f"is a vector of {p.numel():,} numbers that the optimizer was not made with: a flat partition, as "
             "DeepSpeed's ZeRO stages 1 to 3 put in the place of the tensors"
         )

@@ -10,7 +10,9 @@ from bert_lamb.optim.plain import Numbers, corrected_lr, numbers_of, shares, tru
 from bert_lamb.optim.sharded import whole_norms
 from bert_lamb.optim.tensors import TensorGroup
 
-KEPT = 1 << 25  # numbers of a round, whose updates wait in memory for their norms: 128 MiB in fp32
+# Numbers of a round, whose updates wait in memory for their norms: 16 MiB in fp32 on a CPU, of which a cache may hold
+# some, 128 MiB elsewhere, where each round costs launches.
+KEPT = {"cpu": 1 << 22, "other": 1 << 25}
 
 
 class Readings(NamedTuple):
@@ -57,15 +59,16 @@ def rounds(work: Work) -> Iterator[Work]:
     The same on all ranks, since each round of sharded tensors has a reduction.
     """
     some: Work = []
-    used = 0
+    room = 0
     for batch, path in work:
-        for part in batch.split(KEPT) if path.keeps_updates else [batch]:
+        most = KEPT["cpu" if batch.device.type == "cpu" else "other"]
+        for part in batch.split(most) if path.keeps_updates else [batch]:
             size = sum(part.sizes()) if path.keeps_updates else 0
-            if some and used + size > KEPT:
+            if some and size > room:
                 yield some
-                some, used = [], 0
+                some = []
+            room = (room if some else most) - size
             some.append((part, path))
-            used += size
     if some:
         yield some
 
