@@ -44,7 +44,6 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dic
             pytest.skip("no C++ compiler")
         monkeypatch.setattr(rows, "SMALL", 32)
         monkeypatch.setattr(rows, "through_compiler", lambda function, *kind: function)
-        rows.row_length.cache_clear()
     if request.param == "small rounds":
         monkeypatch.setitem(update.KEPT, "cpu", 64)
         monkeypatch.setattr(foreach, "BLOCK", 16)

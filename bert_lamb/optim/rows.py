@@ -64,7 +64,8 @@ def first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor | None) -> t
     groups = []
     for some in together([len(vector) for vector in columns[0]]):
         places, length = [large[i] for i in some], lengths[large[some[0]]]
-        stacks = [[column[i].view(-1, length) for i in some] for column in columns]
+        # without a base tensor, on whose shape the compiler would make its code depend
+        stacks = [[column[i].view(-1, length).detach() for i in some] for column in columns]
         groups.append(Group(places, stacks, with_columns(scalars.some(places), len(stacks[0][0]))))
         for place, of_rows in zip(places, compiled(over_rows, groups[-1], batch.rule), strict=True):
             found = torch.stack([norm_of(z, batch.rule.norm) for z in of_rows])
@@ -147,13 +148,16 @@ def through_compiler(function: Callable[..., Any], *kind: Any) -> Callable[..., 
     return torch.compile(own, dynamic=True)
 
 
-@cache
 def row_length(size: int) -> int:
-    """The largest divisor up to ROW; 0 where a tensor is too small to be worth a compiled call, or has no long rows."""
-    if size < SMALL:
-        return 0
-    length = next(length for length in range(min(ROW, size // 2), 0, -1) if size % length == 0)
+    """Of a tensor's rows; 0 where it is too small to be worth a compiled call, or where its rows would be."""
+    length = longest_row(size) if size >= SMALL else 0
     return length if length >= MIN_COMPILED_ROW else 0
+
+
+@cache
+def longest_row(size: int) -> int:
+    """The largest divisor up to ROW that leaves two rows: the compiler would make one row another kind."""
+    return next(length for length in range(min(ROW, size // 2), 0, -1) if size % length == 0)
 
 
 @cache
