@@ -55,6 +55,9 @@ report: install ## tables and figures of a run
 verify: install ## hash a run's checkpoints and fine-tuned arms, and its prepared data, once more
 	$(STAGE) bert_lamb.verify $(SETTINGS)
 
+rehearse: install ## a recipe's whole chain made small, in about a minute: EXPERIMENT=bert_large_64k_32k
+	$(STAGE) bert_lamb.rehearse $(SETTINGS)
+
 sweep: install ## a run for each combination: ARGS='optimizer=lamb,adamw seed=0,1'
 	$(STAGE) bert_lamb.sweep $(SETTINGS)
 

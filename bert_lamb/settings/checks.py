@@ -259,7 +259,10 @@ def _schedule(phase: PhaseSettings, key: str, total: int) -> Iterator[str]:
     if hold < 0 or 0 <= warmup < total <= warmup + hold:
         yield f"{key}.hold_steps={hold} does not fit: choose 0 to {max(0, total - 1 - warmup)}"
     if not 0 <= warmup < total:
-        yield f"{key}.warmup_steps={warmup} does not fit a schedule of {total} steps: choose 0 to {total - 1}"
+        yield (
+            f"{key}.warmup_steps={warmup} does not fit a schedule of {total} steps: choose 0 to {total - 1}; for a "
+            f"short try set both ({key}.warmup_steps={total // 10} is a tenth), or run `make rehearse`"
+        )
 
 
 def _handover(s: Settings) -> Iterator[str]:

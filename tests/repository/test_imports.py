@@ -11,7 +11,7 @@ from tools import ROOT
 PACKAGES = ("bert_lamb", "data_prep")
 LONGEST = 320  # lines of a file
 
-COMMANDS = "pretrain finetune evaluate report report_data plan sweep verify"
+COMMANDS = "pretrain finetune evaluate report report_data plan sweep verify rehearse cli"
 GROUND = "batch checksums errors files hashing jsonfiles machine words"
 TOOLS = "data model parallel hardware"
 RECORDS = "run tasks"
