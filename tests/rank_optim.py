@@ -156,7 +156,7 @@ def flat_parameters_are_refused() -> None:
             optimizer = Lamb(given) if early else None  # use_orig_params lets the optimizer be made first
             sharded = FullyShardedDataParallel(plain_model, use_orig_params=original, device_id=torch.device("cpu"))
             before = [p.detach().clone() for p in sharded.parameters()]
-            with pytest.raises(ValueError, match=r"FSDP1.*fully_shard"):
+            with pytest.raises(ValueError, match=r"FSDP1.*fully_shard"):  # noqa: PT012 - at either of two places
                 optimizer = optimizer or Lamb(sharded.parameters())
                 backward(sharded, 0)
                 optimizer.step()
