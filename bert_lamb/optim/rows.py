@@ -9,8 +9,6 @@ ROW numbers at most, and some of as many rows go together in a call. A row's nor
 result does not depend on how many there are.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from types import FunctionType
@@ -19,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bert_lamb.optim.compiler import has_compiler as has_compiler
 from bert_lamb.optim.plain import (
     ROW,
     Readings,
@@ -222,9 +221,3 @@ def stacked(*columns: Sequence[Tensor]) -> list[Stack]:
 def row_length(size: int) -> int:
     """The largest divisor up to ROW."""
     return next(length for length in range(min(ROW, size), 0, -1) if size % length == 0)
-
-
-@cache
-def has_compiler() -> bool:
-    """Whether a C++ compiler is at hand."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "g++", "clang++"))
