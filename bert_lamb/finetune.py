@@ -6,7 +6,7 @@ An arm with a result.json is skipped; one that was cut starts again.
 import logging
 
 from bert_lamb.parallel import inside_torchrun, run_device
-from bert_lamb.run import StopRequest, keep_precision, open_run, verify_checkpoint
+from bert_lamb.run import RunFolderError, StopRequest, keep_precision, open_run, verify_checkpoint
 from bert_lamb.settings import Settings, command
 from bert_lamb.tasks.squad_data import missing_files
 from bert_lamb.training.finetuning import arm_folder, load_squad, run_arm
@@ -28,7 +28,9 @@ def finetune(s: Settings) -> None:
     waiting = []
     for arm in s.finetune.arms:
         place = arm_folder(s, folder, arm)
-        if place.result_file.is_file():
+        if place.result() is not None:
+            if damaged := place.damaged():
+                raise RunFolderError(f"{place.path}: {'; '.join(damaged)}: remove the folder to fine-tune again")
             log.info("squad %s is done already: %s", arm, place.path)
             continue
         if arm == "pretrained":

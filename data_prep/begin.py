@@ -1,4 +1,4 @@
-"""The first step of a store alone: `python -m data_prep.begin [overrides]`. Reads the input, trains the vocabulary.
+"""The first steps of a store alone: `python -m data_prep.begin [overrides]`. Reads the input, trains the vocabulary.
 
 An array of `prepare` tasks then finds both done, and no task waits for another.
 """
@@ -6,11 +6,10 @@ An array of `prepare` tasks then finds both done, and no task waits for another.
 import logging
 from pathlib import Path
 
-from bert_lamb.data.manifest import MANIFEST
 from bert_lamb.settings import Settings, command
-from data_prep.prepare import begun, worded_errors
-from data_prep.resume import deciding_settings
-from data_prep.tokenizer import given_vocabulary
+from data_prep.shards.folder import StoreFolder
+from data_prep.store.build import StoreBuild
+from data_prep.store.endings import worded_errors
 
 log = logging.getLogger(__name__)
 
@@ -20,11 +19,12 @@ def main(s: Settings) -> None:
     """Begins the store that the settings name."""
     folder = Path(s.data.root) / s.data.name
     with worded_errors(s.data):
-        if (folder / MANIFEST).is_file():
+        build = StoreBuild(StoreFolder(folder), s.data)
+        if build.is_complete:
             log.info("prepared already: %s", folder)
             return
-        given = given_vocabulary(s.data) if s.data.vocab else None
-        plan, _ = begun(s.data, folder, deciding_settings(s.data, given), given)
+        plan = build.plan()
+        build.vocabulary()
     log.info(
         "begun: %s, %d slices of %.1f MB; more data.parts would be idle", folder, len(plan.slices), plan.size / 1e6
     )

@@ -14,9 +14,10 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFound
 
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings, Settings, command
-from data_prep.hub_files import HubError, about_path, hub_files, hub_folder, read_about
-from data_prep.pool import Progress
-from data_prep.sources import parts
+from data_prep.reading.dataset_rows import keep_rows
+from data_prep.reading.hub_files import HubError, about_path, hub_files, hub_folder, read_about
+from data_prep.reading.sources import parts
+from data_prep.store.pool import ProgressBar
 
 log = logging.getLogger(__name__)
 OUT_OF_REACH = (HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError)
@@ -25,6 +26,10 @@ OUT_OF_REACH = (HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeI
 @command
 def main(s: Settings) -> None:
     """Fetches the corpus that the settings name."""
+    if s.data.source == "hf":
+        keep_rows(s.data)
+        log.info("fetched: `make prepare` with the same settings needs no network")
+        return
     wanted = [source for _, source, _ in parts(s.data) if source.hub and not source.paths]
     for source in wanted or [s.data]:
         fetch(source)
@@ -42,7 +47,7 @@ def fetch(data: DataSettings) -> None:
             "%s at %s: %d files, %.2f GB, to %s", hub.dataset, about["commit"], len(about["files"]), total / 1e9, folder
         )
         there = {name for name, known in about["files"].items() if is_whole(folder / name, known)}
-        progress = Progress(total, sum(about["files"][name]["size"] for name in there), "fetch")
+        progress = ProgressBar(total, sum(about["files"][name]["size"] for name in there), "fetch")
         for name in sorted(about["files"].keys() - there):
             download(api, hub.dataset, about["commit"], name, about["files"][name], folder)
             progress.add(about["files"][name]["size"])

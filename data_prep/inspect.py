@@ -23,18 +23,17 @@ from bert_lamb.data.vocabulary import (
     load_tokenizer,
     read_vocabulary,
 )
+from bert_lamb.errors import UserError
 from bert_lamb.settings import Settings, command
-from data_prep.document_way import SENTENCES, as_stored, find_document, more, of_raw, sequences_of
-from data_prep.encoder import Encoder
+from data_prep.shards.encoder import Encoder
+from data_prep.store.document_way import SENTENCES, as_stored, find_document, more, of_raw, sequences_of
 
 SHOWN = 8  # sequences of a step's batch
 BEGINNING = 60  # characters of each of them
 
 
-class InspectError(Exception):
+class InspectError(UserError):
     """Nothing there to be shown; the message names the range."""
-
-    for_people = True
 
 
 @command

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bert_lamb.settings import compose_settings
-from data_prep.records import documents_of
-from data_prep.sources import source_files
+from data_prep.reading.sources import source_files
+from data_prep.text.records import documents_of
 
 
 class TextError(Exception):

@@ -25,7 +25,7 @@ from bert_lamb.files import drop_half_line
 from bert_lamb.run import ArmFolder, data_folder, locate_run
 from bert_lamb.settings import Settings, compose_settings
 from bert_lamb.training.finetuning import arm_folder
-from data_prep.world import PICTURES
+from data_prep.world.world import PICTURES
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from bert_lamb.optim import square_root_scaled
 from bert_lamb.parallel import use_cuda
 from bert_lamb.run.schedule import schedule, scheduling_phase
 from bert_lamb.settings import Settings
-from bert_lamb.words import rate_words
+from bert_lamb.words import counted, rate_words, rough_duration, times_read
 
 OPTIMIZER_WORDS = {
     "paper": "LAMB as in the paper", "google": "LAMB as the authors' code", "apex": "LAMB as apex's FusedLAMB",
@@ -147,7 +147,7 @@ def budget_text(s: Settings, b: Budget) -> str:
     for number, p in enumerate(b.phases, 1):
         rises = f"0 -> {p.peak_lr:.3g}" if p.first_lr == 0 else f"{p.first_lr:.3g}"
         rate = f"lr {rises} -> {p.last_lr:.2g}"
-        read = f", data read {p.passes:.1f} times" if p.passes is not None else ""
+        read = f", {times_read(p.passes)}" if p.passes is not None else ""
         lines.append(
             f"  phase {number}: {p.steps:,} steps x {p.global_batch:,} sequences x {p.seq_len} tokens "
             f"= {_big(p.tokens)} tokens{read}; {p.flops:.2e} FLOPs; {rate}"
@@ -158,15 +158,17 @@ def budget_text(s: Settings, b: Budget) -> str:
                 f"           untuned rule: peak lr {own.peak_lr:.3g}, warm-up {own.warmup_steps:,} of "
                 f"{own.total_steps:,} steps"
             )
-        cut = f"{p.micro_batches} micro-batches of up to {p.micro_batch} sequences{each}"
-        lines.append(f"           batch: {cut if p.micro_batches else f'as large micro-batches as fit{each}'}")
-    time = f"{b.hours:,.1f} hours" if b.hours >= 1 else f"{b.hours * 60:.0f} minutes"
+        cut = f"micro-batches as large as fit{each}"
+        if p.micro_batches is not None and p.micro_batch is not None:
+            cut = counted(p.micro_batches, "micro-batch", "micro-batches")
+            cut += f" of up to {counted(p.micro_batch, 'sequence')}{each}"
+        lines.append(f"           batch: {cut}")
     lines.append(f"  precision: {b.precision.name} ({b.precision.why})")
     most = max(p.memory_gib for p in b.phases)
     more = "" if b.phases[0].micro_batches else ", and activations as they fit"
     size = f"{most:.1f} GiB" if most >= 1 else f"{1024 * most:.0f} MiB"
     lines.append(f"  memory: about {size} a device{more}")
-    lines.append(f"  {b.flops:.2e} FLOPs: about {time} at {rate_words(b.record()['phases'])}")
+    lines.append(f"  {b.flops:.2e} FLOPs: about {rough_duration(3600 * b.hours)} at {rate_words(b.record()['phases'])}")
     lines += [f"  warning: {warning}" for warning in batch_warnings(s)]
     return "\n".join(lines)
 

@@ -17,16 +17,19 @@ import torch
 from tokenizers import Tokenizer
 from transformers import BertForQuestionAnswering
 
+from bert_lamb.checksums import write_sums
 from bert_lamb.data.manifest import MANIFEST
 from bert_lamb.data.planner import MODEST_TOKENS
 from bert_lamb.data.vocabulary import VOCABULARY, load_tokenizer
 from bert_lamb.errors import EXIT_STOPPED
-from bert_lamb.files import file_sha256, write_json, write_whole
+from bert_lamb.files import file_sha256, json_bytes, write_json, write_whole
 from bert_lamb.machine import machine_record
 from bert_lamb.model import bert_config
 from bert_lamb.optim import Schedule, decay_groups, set_lr
 from bert_lamb.parallel import run_device
 from bert_lamb.run import (
+    ARM_FILES,
+    RESULT,
     ArmFolder,
     RunFolder,
     StopRequest,
@@ -81,7 +84,8 @@ class Squad:
 
 def arm_folder(s: Settings, folder: RunFolder, arm: str) -> ArmFolder:
     """Named after what decides the result; question files count by their content, not by their path."""
-    about = finetune_recipe(s, file_sha256(data_folder(s) / MANIFEST), arm)
+    origin = folder.origin()
+    about = finetune_recipe(s, file_sha256(data_folder(s) / MANIFEST), arm, origin.deciding() if origin else None)
     for name in ("train_file", "dev_file"):
         about["finetune"][name] = file_sha256(Path(about["finetune"][name]))
     return folder.arm(f"{arm}-{recipe_hash(about)}-seed{s.seed}")
@@ -142,6 +146,7 @@ def run_arm(s: Settings, folder: RunFolder, arm: str, place: ArmFolder, squad: S
         "precision": precision,
         "dev_sha256": file_sha256(Path(s.finetune.dev_file)),
     }
+    write_sums(place.path, ARM_FILES, {RESULT: json_bytes(result)})
     write_json(place.result_file, result)
     log.info("squad %s: F1 %.2f  EM %.2f  (%d questions)  %s", arm, scores.f1, scores.em, len(squad.dev), place.path)
 

@@ -182,7 +182,7 @@ def test_closure_and_maximize() -> None:
         ({"preset": "papier"}, "paper, google"), ({"norm": 3}, "norm=3"), ({"variant": "lamp"}, "variant='lamp'"),
         ({"bias_correction": "some"}, "bias_correction='some'.*moments"), ({"adapt": "all"}, "adapt='all'"),
         ({"phi_bounds": (2.0, 1.0)}, "phi_bounds"), ({"ratio_bounds": (-1.0, 1.0)}, "ratio_bounds"),
-        ({"phi_bounds": (0.0, 0.0)}, "phi_bounds"), ({"foreach": True}, "foreach=True.*fused=True"),
+        ({"phi_bounds": (0.0, 0.0)}, "phi_bounds"), ({"foreach": True, "fused": True}, "foreach=True.*fused=True"),
         ({"preset": "lans", "bias_correction": "learning_rate"}, "learning_rate.*lans"),
     ],
 )  # fmt: skip
@@ -216,7 +216,7 @@ def test_groups_are_checked_too() -> None:
         ({"lr": -1.0}, "lr"),
         ({"eps": -1.0}, "eps"),
         ({"norm": 7}, "norm"),
-        ({"foreach": True}, "foreach"),
+        ({"foreach": True, "fused": True}, "foreach"),
     ):
         with pytest.raises(ValueError, match=named):
             optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], **wrong})

@@ -11,8 +11,8 @@ from tools import ROOT
 PACKAGES = ("bert_lamb", "data_prep")
 LONGEST = 320  # lines of a file
 
-COMMANDS = "pretrain finetune evaluate report report_data plan sweep"
-GROUND = "batch files hashing machine words errors"
+COMMANDS = "pretrain finetune evaluate report report_data plan sweep verify rehearse cli"
+GROUND = "batch checksums errors files hashing jsonfiles machine words"
 TOOLS = "data model parallel hardware"
 RECORDS = "run tasks"
 ROOMS = "training planning reporting"
@@ -43,6 +43,9 @@ RULES = {  # what a wrong arrow is told, by the level of the file that has it
 }
 
 
+LEVELS = ("commands", "store", "shards", "text", "reading", "world")  # of data_prep: each uses those to its right
+
+
 def sources(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
@@ -71,6 +74,34 @@ def forbidden(part: str, names: Iterator[str]) -> set[str]:
     """Parts of bert_lamb among these names that `part` may not import."""
     own = {n.split(".")[1] for n in names if n.startswith("bert_lamb.")}
     return own - set(MAY[part].split()) - ({part} - set(COMMANDS.split()))
+
+
+def level_of(path: Path) -> str:
+    """The room of data_prep that a file stands in; its root holds the commands."""
+    parts = path.relative_to(ROOT / "data_prep").parts
+    return parts[0] if len(parts) > 1 else "commands"
+
+
+def against_the_levels(level: str, names: Iterator[str]) -> set[str]:
+    """Rooms of data_prep among these names that `level` may not import. A command is imported by nobody."""
+    used = {parts[1] if parts[1] in LEVELS else "commands" for n in names if (parts := n.split("."))[0] == "data_prep"}
+    allowed = LEVELS[LEVELS.index(level) :]
+    return {room for room in used if room not in allowed or room == "commands"}
+
+
+@pytest.mark.parametrize("path", sources("data_prep"), ids=relative)
+def test_rooms_of_data_prep_use_what_stands_to_their_right(path: Path) -> None:
+    level = level_of(path)
+    wrong = sorted(against_the_levels(level, imported(path)))
+    assert not wrong, f"{relative(path)} imports {', '.join(wrong)}: the order is {' -> '.join(LEVELS)}"
+
+
+def test_an_import_to_the_left_would_be_seen() -> None:
+    assert against_the_levels("text", iter(["data_prep.store.pool.run_slices", "data_prep.reading.slices"])) == {
+        "store"
+    }
+    assert against_the_levels("commands", iter(["data_prep.prepare.prepare"])) == {"commands"}
+    assert not against_the_levels("store", iter(["data_prep.world.world", "bert_lamb.files"]))
 
 
 @pytest.mark.parametrize("path", [p for f in PACKAGES for p in sources(f)], ids=relative)

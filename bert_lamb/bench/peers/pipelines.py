@@ -137,7 +137,7 @@ def only_reading(text: str) -> None:
 
 def only_pages(*dumps: str) -> None:
     """A dump's pages to running text; prints the share that mwparserfromhell took of it."""
-    from data_prep import wikitext  # only here: the other peers need no parser
+    from data_prep.text import wikitext  # only here: the other peers need no parser
 
     parse, inside_s = wikitext.mwparserfromhell.parse, 0.0
 

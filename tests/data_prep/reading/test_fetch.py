@@ -17,8 +17,8 @@ from prepare_tools import data_settings, digests, write_text
 from bert_lamb.data.manifest import read_manifest
 from data_prep import fetch as stage
 from data_prep.fetch import fetch
-from data_prep.hub_files import HubError, fetched_paths, hub_folder
 from data_prep.prepare import prepare
+from data_prep.reading.hub_files import HubError, fetched_paths, hub_folder
 
 COMMIT = "b04c8d1ceb2f5cd4588862100d08de323dccfbaa"
 

@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from data_prep import unpacking
-from data_prep.unpacking import DamagedStream, unpacked
+from data_prep.reading import unpacking
+from data_prep.reading.unpacking import DamagedStream, unpacked
 
 MARK = b"BZh91AY&SY"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bert_lamb.data.store import Documents, Spans
-from data_prep.instances import make_instances, uniform_stream
+from data_prep.shards.instances import make_instances, uniform_stream
 
 KEY = (5, "train", 0, 0)
 

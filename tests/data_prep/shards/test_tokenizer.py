@@ -20,11 +20,12 @@ from bert_lamb.data.vocabulary import (
     read_vocabulary,
     special_ids,
 )
-from data_prep.encoder import Encoder
-from data_prep.tokenizer import VocabularyError, given_vocabulary, train_vocabulary
+from bert_lamb.errors import UserError
+from data_prep.shards.encoder import Encoder
+from data_prep.shards.tokenizer import VocabularyError, given_vocabulary, train_vocabulary
 
 REPEAT = """
-from data_prep.tokenizer import train_vocabulary
+from data_prep.shards.tokenizer import train_vocabulary
 from prepare_tools import data_settings, write_text
 print(train_vocabulary(write_text(1, 120), data_settings(vocab_size=250)).sha256)
 """
@@ -116,7 +117,7 @@ def test_a_foreign_vocabulary_is_refused(tmp_path, entries, settings, message):
     with pytest.raises(VocabularyError, match=message) as error:
         given(tmp_path, entries, **settings)
     assert "data.vocab=" in str(error.value)
-    assert error.value.for_people
+    assert isinstance(error.value, UserError)
 
 
 def test_every_problem_of_a_vocabulary_is_named_at_once(tmp_path):
@@ -163,5 +164,5 @@ def test_the_word_by_word_encoder_gives_the_tokenizer_s_ids(trained, lower_case,
     tokenizer = make_tokenizer(trained.entries, lower_case)
     expected = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
     assert Encoder(tokenizer, lower_case).encode(texts) == expected
-    monkeypatch.setattr("data_prep.encoder.MOST_WORDS", 7)
+    monkeypatch.setattr("data_prep.shards.encoder.MOST_WORDS", 7)
     assert Encoder(tokenizer, lower_case).encode(texts) == expected

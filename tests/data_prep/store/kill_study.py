@@ -27,7 +27,7 @@ from prepare_tools import command, digests
 
 from bert_lamb.bench.own_text import take, texts
 from bert_lamb.bench.pages import how_measured, put_section
-from data_prep.slices import MIB
+from data_prep.reading.slices import MIB
 
 FILES = 8
 LENGTHS = ["data.seq_lens=[128,512]", "phase1.seq_len=128", "phase2.seq_len=512", "model.max_positions=512"]

@@ -10,12 +10,13 @@ import pytest
 from prepare_tools import ROOT, command, corpus, data_settings, digests, overrides
 from tools import composed
 
-from data_prep import plan_file, resume
-from data_prep.plan_file import kept_plan, slices_of_part
 from data_prep.prepare import prepare
-from data_prep.resume import PrepareError
-from data_prep.slices import Plan, Slice
-from data_prep.sources import source_files
+from data_prep.reading.slices import Plan, Slice
+from data_prep.reading.sources import source_files
+from data_prep.shards.folder import StoreFolder
+from data_prep.store import plan_file, resume
+from data_prep.store.plan_file import kept_plan, slices_of_part
+from data_prep.store.resume import PrepareError
 
 WHOLE = {"seq_lens": [32, 64, 128, 512], "shard_mib": 64}  # what prepare_tools.overrides says
 
@@ -135,15 +136,16 @@ def test_the_input_is_read_again_only_where_it_changed(text, tmp_path, monkeypat
     monkeypatch.setattr(
         plan_file, "plan_files", lambda d, files, t: (read.extend(f.name for f in files), plan_files(d, files, t))[1]
     )
-    (tmp_path / ".work").mkdir()
-    first = kept_plan(tmp_path, data, {"seed": 1}, source_files(data), 1)
+    folder = StoreFolder(tmp_path)
+    folder.work.mkdir()
+    first = kept_plan(folder, data, {"seed": 1}, source_files(data), 1)
     assert len(read) == 4
-    assert kept_plan(tmp_path, data, {"seed": 1}, source_files(data), 1) == first
+    assert kept_plan(folder, data, {"seed": 1}, source_files(data), 1) == first
     assert len(read) == 4
     os.utime(text / "part-02.jsonl")
-    assert kept_plan(tmp_path, data, {"seed": 1}, source_files(data), 1) == first
+    assert kept_plan(folder, data, {"seed": 1}, source_files(data), 1) == first
     assert read[4:] == ["part-02.jsonl"]
-    kept_plan(tmp_path, data, {"seed": 2}, source_files(data), 1)  # might cut otherwise
+    kept_plan(folder, data, {"seed": 2}, source_files(data), 1)  # might cut otherwise
     assert len(read) == 9
 
 

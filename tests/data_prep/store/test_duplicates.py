@@ -13,9 +13,9 @@ from prepare_tools import command, data_settings, digests, overrides, write_text
 
 from bert_lamb.data.manifest import read_manifest, verify_store
 from bert_lamb.data.store import documents_name, read_documents
-from data_prep import duplicates, pool
-from data_prep.duplicates import later_ones
 from data_prep.prepare import prepare
+from data_prep.store import duplicates, pool
+from data_prep.store.duplicates import later_ones
 
 FILES = 4
 

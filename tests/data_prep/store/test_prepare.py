@@ -13,14 +13,14 @@ from prepare_tools import command, corpus, data_settings, digests, overrides, wr
 from bert_lamb.data.manifest import read_manifest, verify_store
 from bert_lamb.data.store import documents_name, read_documents, read_spans, spans_name
 from bert_lamb.data.vocabulary import load_tokenizer
-from data_prep import pool
-from data_prep import prepare as stage
 from data_prep.prepare import prepare
-from data_prep.records import Document, records
-from data_prep.resume import PrepareError
-from data_prep.sentences import clean, sentences
-from data_prep.slices import payloads, plan_input
-from data_prep.sources import source_files
+from data_prep.reading.slices import payloads, plan_input
+from data_prep.reading.sources import source_files
+from data_prep.store import build, pool, verdicts
+from data_prep.store.resume import PrepareError
+from data_prep.text.document import Document
+from data_prep.text.records import records
+from data_prep.text.sentences import clean, sentences
 
 
 def test_processes_never_change_a_byte(text, finished, tmp_path):
@@ -160,7 +160,7 @@ def test_a_hopeless_input_stops_early(tmp_path, monkeypatch):
         write_jsonl(tmp_path / "text" / f"{i}.jsonl", ["x"] * 10 if i else ["x. y."] * 200)
     (tmp_path / "text" / "0.jsonl").open("ab").write(b'{"broken\n' * 900)
     made = []
-    monkeypatch.setattr(stage, "check_rejects", lambda *a: made.append("end"))
+    monkeypatch.setattr(build, "check_rejects", lambda *a: made.append("end"))
     with pytest.raises(PrepareError, match="900 of 1100 records cannot be used"):
         prepare(data_settings(paths=[tmp_path / "text"], vocab_size=100), tmp_path / "store")
     assert not made
@@ -202,7 +202,7 @@ def test_a_damaged_input_is_named_in_the_manifest(tmp_path):
 
 
 def test_a_full_disk_is_foreseen(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))
+    monkeypatch.setattr(verdicts.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))
     with pytest.raises(PrepareError, match=r"GB are free; choose another data\.root"):
         prepare(data_settings(paths=[text]), tmp_path / "store")
 

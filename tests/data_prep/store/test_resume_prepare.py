@@ -13,9 +13,9 @@ from prepare_tools import command, corpus, data_settings, digests, overrides, wr
 
 from bert_lamb.data.manifest import read_manifest, verify_store
 from bert_lamb.data.store import documents_name, spans_name
-from data_prep import pool
 from data_prep.prepare import prepare
-from data_prep.resume import PrepareError
+from data_prep.store import pool
+from data_prep.store.resume import PrepareError
 
 
 def left_running(session: int) -> list[int]:

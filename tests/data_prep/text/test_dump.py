@@ -17,15 +17,16 @@ from prepare_tools import ROOT, data_settings, digests, write_text
 
 from bert_lamb.data.manifest import read_manifest
 from bert_lamb.data.store import read_documents
-from data_prep import slices as slices_module
-from data_prep import sources
 from data_prep.prepare import prepare
-from data_prep.records import Document, LeftOut, Reject, records
-from data_prep.resume import PrepareError
-from data_prep.sentences import clean
-from data_prep.slices import payloads, plan_input
-from data_prep.sources import SourceError, source_files
-from data_prep.unpacking import BZ2_STREAM
+from data_prep.reading import slices as slices_module
+from data_prep.reading import sources
+from data_prep.reading.slices import payloads, plan_input
+from data_prep.reading.sources import SourceError, source_files
+from data_prep.reading.unpacking import BZ2_STREAM
+from data_prep.store.resume import PrepareError
+from data_prep.text.document import Document, LeftOut, Reject
+from data_prep.text.records import records
+from data_prep.text.sentences import clean
 
 BULGARIAN = ROOT / "tests/fixtures/wikipedia/bgwiki-latest-pages-articles-shortened.xml.bz2"
 HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="xx">
@@ -141,7 +142,7 @@ def test_what_is_no_article_is_left_out_by_reason(tmp_path):
 
 
 def test_bad_pages_are_named_with_their_place_and_the_rest_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.dump.LARGEST_DOCUMENT", 20_000)
+    monkeypatch.setattr("data_prep.text.dump.LARGEST_DOCUMENT", 20_000)
     good = [page(n, f"Text {n}.").encode() for n in range(10)]
     bad = [
         page(20, "A").replace("</title>", "</titel>").encode(),
@@ -239,7 +240,7 @@ def test_a_flipped_byte_and_a_file_that_is_no_dump_are_named(tmp_path):
     assert [d.split(":")[0] for d in plan.damages] == ["a.xml.bz2", "b.xml.bz2", "c.xml", "d.xml", "e.xml"]
     assert "broken .bz2 data" in plan.damages[0]
     assert "is it a MediaWiki dump?" in plan.damages[2]
-    assert "broken UTF-16" in plan.damages[4]
+    assert "broken utf-16" in plan.damages[4]
 
 
 def test_nothing_to_read_is_one_clear_error(tmp_path):

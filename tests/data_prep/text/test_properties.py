@@ -12,15 +12,16 @@ from prepare_tools import data_settings
 
 from bert_lamb.data.store import Documents, read_documents
 from bert_lamb.data.vocabulary import make_tokenizer, read_vocabulary
-from data_prep.dump import article
-from data_prep.encoder import Encoder
-from data_prep.instances import make_instances
-from data_prep.records import Document, Reject
-from data_prep.rules import Rules
-from data_prep.sentences import DROPPED, LONGEST_SENTENCE, clean, sentences
-from data_prep.shards import make_shard, split_of
-from data_prep.slices import Piece, Slice
-from data_prep.sources import SourceFile
+from data_prep.reading.slices import Piece, Slice
+from data_prep.reading.sources import SourceFile
+from data_prep.shards.encoder import Encoder
+from data_prep.shards.folder import StoreFolder
+from data_prep.shards.instances import make_instances
+from data_prep.shards.make import make_shard, split_of
+from data_prep.text.document import Document, Reject
+from data_prep.text.dump import article
+from data_prep.text.rules import Rules
+from data_prep.text.sentences import DROPPED, LONGEST_SENTENCE, clean, sentences
 
 held = settings(max_examples=60, deadline=None, database=None, derandomize=True)
 fewer = settings(held, max_examples=15)
@@ -121,7 +122,7 @@ def test_every_document_is_kept_on_one_side_or_counted(tmp_path_factory, encoder
     lines = "".join(json.dumps({"text": text, "id": f"d{i}"}) + "\n" for i, text in enumerate(texts)).encode()
     data = data_settings(heldout_share=0.5, seed=seed)
     part = Slice(0, [Piece(SourceFile("a.jsonl.zst", "", ".jsonl", ".zst"), 0, len(lines), 1)], len(lines))
-    record = make_shard(folder, data, encoder, Rules(data), part, [lines])
+    record = make_shard(StoreFolder(folder), data, encoder, Rules(data), part, [lines])
     assert record.records == len(texts)
     sides = {}
     for split in ("train", "heldout"):

@@ -10,10 +10,10 @@ from prepare_tools import data_settings, write_jsonl, write_text
 
 from bert_lamb.data.manifest import read_manifest
 from bert_lamb.data.store import read_documents
-from data_prep import resume
 from data_prep.prepare import prepare
-from data_prep.resume import PrepareError
-from data_prep.rules import RuleError, Rules
+from data_prep.store import resume
+from data_prep.store.resume import PrepareError
+from data_prep.text.rules import RuleError, Rules
 
 ENGLISH = "The cat sat on the mat because it was tired, and nobody thought that it would ever stand up again."
 BULGARIAN = "Котката седна на килима, защото беше уморена, и никой не мислеше, че някога пак ще стане от там."

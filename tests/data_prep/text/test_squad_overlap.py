@@ -11,10 +11,10 @@ from prepare_tools import data_settings, write_jsonl, write_text
 
 from bert_lamb.data.manifest import read_manifest
 from bert_lamb.data.store import read_documents
-from data_prep import squad_overlap
 from data_prep.prepare import prepare
-from data_prep.resume import PrepareError, deciding_settings
-from data_prep.squad_overlap import WORD, Overlap, OverlapError
+from data_prep.store.resume import PrepareError, deciding_settings
+from data_prep.text import squad_overlap
+from data_prep.text.squad_overlap import WORD, Overlap, OverlapError
 
 
 def squad(path: Path, paragraphs: list[str]) -> str:

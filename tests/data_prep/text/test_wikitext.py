@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from tools import ROOT
 
-from data_prep.wikitext import running_text
+from data_prep.text.wikitext import running_text
 
 PAGES = ROOT / "tests" / "fixtures" / "wikipedia"
 SPACES = {  # pictures and categories, as each dump's <siteinfo> names them; the English dump has none

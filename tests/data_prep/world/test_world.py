@@ -8,9 +8,12 @@ from itertools import chain
 
 import pytest
 
-from data_prep import world, world_lines, world_pages, world_stories
-from data_prep.sources import WORD, shuffled
-from data_prep.world_words import ASKED, CLASSES
+from data_prep.reading.sources import WORD, shuffled
+from data_prep.world import lines as world_lines
+from data_prep.world import pages as world_pages
+from data_prep.world import stories as world_stories
+from data_prep.world import world
+from data_prep.world.words import ASKED, CLASSES
 
 GOLDEN = "804dfa9dd4b7f2d5084199596e86cc8538090d017c6492349b10f97190f4fdee"
 

@@ -1,0 +1,234 @@
+"""One slice to one shard, which depends on its slice and the settings alone."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_lamb.data.store import (
+    SPLITS,
+    Documents,
+    Spans,
+    write_documents,
+    write_spans,
+)
+from bert_lamb.files import file_sha256, write_whole
+from bert_lamb.settings import DataSettings
+from data_prep.reading.slices import Slice
+from data_prep.shards.encoder import Encoder
+from data_prep.shards.folder import StoreFolder
+from data_prep.shards.instances import make_instances
+from data_prep.text.document import SAMPLE_LENGTH, Document, LeftOut, Reject
+from data_prep.text.records import records
+from data_prep.text.rules import Rules
+from data_prep.text.sentences import clean, sentences, signature
+
+BATCH = 256  # sentences tokenised at a time; larger ones were slower
+DUPLICATE = "the same text as an earlier document"
+KEPT_REJECTS = 100  # samples kept per slice and reason
+
+
+@dataclass
+class ShardRecord:
+    """What the manifest must know of one shard."""
+
+    number: int
+    records: int = 0  # documents and rejects
+    rejects: dict[str, int] = field(default_factory=dict)  # reason: number
+    left_out: dict[str, int] = field(default_factory=dict)  # by a rule, no part of `records`
+    squad_documents: int = 0  # that hold a paragraph of the SQuAD file, left out or not
+    squad_paragraphs: list[int] = field(default_factory=list)  # that they hold, by number
+    counts: dict[str, int] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # path: sha256, rows, tokens
+    instances: dict[str, dict[str, list[dict[str, int]]]] = field(default_factory=dict)  # split: length: passes
+    pairless: list[str] = field(default_factory=list)  # splits with fewer than two documents
+
+
+def read_record(folder: StoreFolder, number: int) -> ShardRecord | None:
+    """The record of a finished shard; None where there is none, or a file is not as it was written."""
+    path = folder.record_file(number)
+    if not path.is_file():
+        return None
+    record = ShardRecord(**json.loads(path.read_text()))
+    files = {folder.path / name: about["sha256"] for name, about in record.files.items()}
+    whole = all(file.is_file() and file_sha256(file) == sha256 for file, sha256 in files.items())
+    return record if whole else None
+
+
+class SplitBuilder:
+    """Collects the documents of one split of one shard."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.titles: list[str] = []
+        self.pieces: list[np.ndarray] = []
+        self.token_counts: list[int] = []
+        self.sentence_ends: list[np.ndarray] = []
+
+    def add(self, document: Document, sentence_lengths: list[int], tokens: list[int], dtype: np.dtype) -> None:
+        self.ids.append(document.id)
+        self.titles.append(document.title)
+        self.pieces.append(np.array(tokens, dtype))
+        self.token_counts.append(len(tokens))
+        self.sentence_ends.append(np.cumsum(sentence_lengths, dtype=np.uint32))
+
+    def documents(self) -> Documents:
+        return Documents(
+            ids=self.ids,
+            tokens=np.concatenate(self.pieces),
+            token_starts=np.cumsum([0, *self.token_counts], dtype=np.int64),
+            sentence_ends=np.concatenate(self.sentence_ends),
+            sentence_starts=np.cumsum([0, *map(len, self.sentence_ends)], dtype=np.int64),
+            titles=self.titles if any(self.titles) else None,
+        )
+
+
+def make_shard(
+    folder: StoreFolder, data: DataSettings, encoder: Encoder, rules: Rules, part: Slice, texts: list[bytes | None]
+) -> ShardRecord:
+    """Writes every file of one shard, its record last."""
+    record = ShardRecord(part.number)
+    splits = {split: SplitBuilder() for split in SPLITS}
+    rejects = Rejects()
+    for item in judged(records(part, texts, data), rules, frozenset(part.duplicates.tolist())):
+        record.squad_documents += bool(item.squad)
+        record.squad_paragraphs += item.squad
+        record.records += item.records
+        if isinstance(item.found, Reject):
+            rejects.add(item.found)
+            continue
+        lengths, tokens = tokenised(item.found, data.language, encoder)
+        if tokens:
+            split = split_of(item.found.text, data.heldout_share)
+            splits[split].add(item.found, lengths, tokens, encoder.dtype)
+        else:
+            rejects.add(Reject(item.found.id, 0, "no token in it", item.found.text[:SAMPLE_LENGTH]))
+    for split, builder in splits.items():
+        if builder.ids:
+            write_split(folder, data, split, builder.documents(), record)
+    record.squad_paragraphs = sorted(set(record.squad_paragraphs))
+    record.rejects, record.left_out = rejects.counts(Reject), rejects.counts(LeftOut)
+    write_rejects(folder, part.number, rejects.samples)
+    write_whole(folder.record_file(part.number), json.dumps(asdict(record)).encode())
+    return record
+
+
+@dataclass
+class Judged:
+    """One record after the rules: a cleaned document, or why it is none."""
+
+    found: Document | Reject
+    records: int  # that it was made of; 0 where a rule left it out
+    squad: list[int] = field(default_factory=list)  # numbers of the SQuAD paragraphs that it holds
+
+
+def judged(found: Iterator[Document | Reject], rules: Rules, duplicates: frozenset[int]) -> Iterator[Judged]:
+    """Every record in order, its text cleaned; `duplicates` are places among the documents that are not empty."""
+    place = -1  # as cleaned_texts counts
+    for item in found:
+        if isinstance(item, Reject):
+            yield Judged(item, records=not isinstance(item, LeftOut))
+            continue
+        cleaned = clean(item.text)
+        if not cleaned:
+            yield Judged(Reject(item.id, 0, "empty", ""), item.records)
+            continue
+        place += 1
+        reason, held = (DUPLICATE, []) if place in duplicates else rules.judge(cleaned)
+        if reason:
+            yield Judged(LeftOut(item.id, item.line, reason, cleaned[:SAMPLE_LENGTH]), 0, held)
+        else:
+            yield Judged(replace(item, text=cleaned), item.records, held)
+
+
+class Rejects:
+    """What is no document of one slice: counted by reason, and the first samples of each reason."""
+
+    def __init__(self) -> None:
+        self.samples: list[Reject] = []
+        self._counts: dict[type[Reject], Counter[str]] = {Reject: Counter(), LeftOut: Counter()}
+
+    def add(self, item: Reject) -> None:
+        counts = self._counts[type(item)]
+        counts[item.reason] += 1
+        if counts[item.reason] <= KEPT_REJECTS:
+            self.samples.append(item)
+
+    def counts(self, kind: type[Reject]) -> dict[str, int]:
+        """Reason: number, in the order of the alphabet."""
+        return dict(sorted(self._counts[kind].items()))
+
+
+def split_of(cleaned: str, heldout_share: float) -> str:
+    """Train or held out, by a hash of the text: equal texts never stand on both sides."""
+    return "heldout" if signature(cleaned) < heldout_share * 2**64 else "train"
+
+
+def tokenised(document: Document, language: str, encoder: Encoder) -> tuple[list[int], list[int]]:
+    """A document's sentences as lengths in tokens, and its tokens; sentences without a token are dropped."""
+    lengths: list[int] = []
+    tokens: list[int] = []
+    pending = sentences(document.text, language)
+    while batch := list(islice(pending, BATCH)):
+        for ids in encoder.encode(batch):
+            if ids:
+                lengths.append(len(ids))
+                tokens += ids
+    return lengths, tokens
+
+
+def write_split(folder: StoreFolder, data: DataSettings, split: str, documents: Documents, record: ShardRecord) -> None:
+    """Writes one documents file and its instance tables, and counts them in the record."""
+    path = folder.documents_file(split, record.number)
+    write_documents(path, documents)
+    record.files[folder.name_of(path)] = about_file(path, len(documents.ids), len(documents.tokens))
+    record.counts[f"{split}_documents"] = len(documents.ids)
+    record.counts[f"{split}_sentences"] = len(documents.sentence_ends)
+    record.counts[f"{split}_tokens"] = len(documents.tokens)
+    add_instances(folder, data, split, documents, record)
+
+
+def add_instances(
+    folder: StoreFolder, data: DataSettings, split: str, documents: Documents, record: ShardRecord
+) -> None:
+    """Writes the instance tables of one documents file. Held-out documents are cut once."""
+    if len(documents.ids) < 2:
+        record.pairless.append(split)
+    for seq_len in data.seq_lens:
+        entries = record.instances.setdefault(split, {}).setdefault(str(seq_len), [])
+        for pass_ in range(data.passes if split == "train" else 1):
+            path, spans = write_instances(folder, data, split, record.number, documents, seq_len, pass_)
+            tokens = int(spans.lengths.sum())
+            record.files[folder.name_of(path)] = about_file(path, len(spans), tokens)
+            random_next = len(spans) - int(spans.is_next.sum())
+            entries.append({"pass": pass_, "instances": len(spans), "tokens": tokens, "random_next": random_next})
+
+
+def write_instances(
+    folder: StoreFolder, data: DataSettings, split: str, number: int, documents: Documents, seq_len: int, pass_: int
+) -> tuple[Path, Spans]:
+    """Cuts and writes one instance table of shard `number`."""
+    spans = make_instances(documents, seq_len, data.short_share, (data.seed, split, pass_, number))
+    path = folder.spans_file(split, seq_len, pass_, number)
+    write_spans(path, spans)
+    return path, spans
+
+
+def about_file(path: Path, rows: int, tokens: int) -> dict[str, Any]:
+    """The manifest's entry of one file."""
+    return {"sha256": file_sha256(path), "rows": rows, "tokens": tokens}
+
+
+def write_rejects(folder: StoreFolder, number: int, rejects: list[Reject]) -> None:
+    """Samples of what was dropped, one JSON object a line; no file where nothing was."""
+    path = folder.rejects_file(number)
+    if rejects:
+        lines = [json.dumps(asdict(r), ensure_ascii=False) for r in rejects]
+        write_whole(path, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,121 @@
+"""How a store that is begun or finished is recognised as the one asked for."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from bert_lamb.data.store import manifest_bytes
+from bert_lamb.data.vocabulary import read_vocabulary, vocabulary_sha256
+from bert_lamb.errors import UserError
+from bert_lamb.files import write_whole
+from bert_lamb.settings import DataSettings, difference
+from data_prep.reading.slices import Plan
+from data_prep.shards.folder import StoreFolder
+from data_prep.shards.tokenizer import Vocabulary
+from data_prep.text.squad_overlap import squad_sha256
+
+DECIDE_NOTHING = ("name", "root", "paths", "hub", "processes", "part", "parts", "max_reject_share")  # change no byte
+LIBRARIES = ("sentencex", "tokenizers", "numpy", "pyarrow")  # another version may give other bytes
+LIBRARIES_OF = {"wikipedia_dump": ("mwparserfromhell",)}  # by source
+# rules that are off decide nothing: a store made before there were these is still the one asked for
+OFF = {"deduplicate": False, "min_characters": 0, "languages": [], "squad": None, "leave_out_squad": False, "mix": {}}
+OFF |= {"encoding": "utf-8", "dataset": None, "subset": None, "split": "train"}
+
+
+class PrepareError(UserError):
+    """The store cannot be made as asked; the message names the way out."""
+
+
+def deciding_settings(data: DataSettings, given: Vocabulary | None) -> dict[str, Any]:
+    """The settings that decide the store's bytes. Vocabulary and SQuAD file count by content, not by path."""
+    settings = {k: v for k, v in asdict(data).items() if k not in DECIDE_NOTHING and OFF.get(k, ...) != v}
+    if data.mix:
+        settings["mix"] = {name: {"sentences_per_document": m.sentences_per_document, "share": m.share}
+                           for name, m in data.mix.items()}  # fmt: skip
+    if data.squad:
+        settings["squad"] = f"sha256:{squad_sha256(data.squad)}"
+    if given:
+        settings |= {"vocab": f"sha256:{given.sha256}", "vocab_size": len(given.entries)}
+    return settings
+
+
+def libraries(data: DataSettings) -> dict[str, str]:
+    """Versions of what decides the store's bytes besides settings and input."""
+    names = (*LIBRARIES, *LIBRARIES_OF.get(data.source, ()), *(("py3langid",) if data.languages else ()))
+    return {name: version(name) for name in names}
+
+
+def asked_for(data: DataSettings, settings: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """What decides the store's bytes: settings, input, versions of libraries."""
+    return {"settings": settings, "sources": plan.sources, "libraries": libraries(data)}
+
+
+def earlier_begun(folder: StoreFolder, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What a run before wrote when it began; PrepareError where that is another store."""
+    path = folder.begun_file
+    if not path.is_file():
+        return None
+    begun = json.loads(path.read_text())
+    refuse_other(folder, begun, asked)
+    return begun
+
+
+def begin(
+    folder: StoreFolder, asked: dict[str, Any], begun: dict[str, Any] | None, make: Callable[[], Vocabulary]
+) -> Vocabulary:
+    """The vocabulary of this store: as a run before left it, else made now and written."""
+    path = folder.vocabulary_file
+    if begun and path.is_file() and vocabulary_sha256(path) == begun["vocabulary"]["sha256"]:
+        lower_case, trained = asked["settings"]["lower_case"], begun["vocabulary"]["trained"]
+        return Vocabulary(read_vocabulary(path), path.read_bytes(), lower_case, trained)
+    vocabulary = make()
+    if begun and vocabulary.sha256 != begun["vocabulary"]["sha256"]:
+        raise PrepareError(
+            f"{path} is gone, and training it again gives another one: delete {folder.path} to prepare anew"
+        )
+    write_whole(path, vocabulary.content)
+    about = {"sha256": vocabulary.sha256, "trained": vocabulary.trained}
+    write_whole(folder.begun_file, manifest_bytes(asked | {"vocabulary": about}))
+    return vocabulary
+
+
+def refuse_other(folder: StoreFolder, there: dict[str, Any], asked: dict[str, Any]) -> None:
+    """PrepareError with every difference where the store is not the one asked for."""
+    lines = difference(there["settings"], asked["settings"], "data.")
+    lines += source_differences(there["sources"], asked["sources"])
+    lines += difference(there.get("libraries", {}), asked["libraries"], "library ") if "libraries" in asked else []
+    if lines:
+        kind = "holds data prepared" if folder.manifest_file.is_file() else "is begun"
+        raise PrepareError(
+            f"{folder.path} {kind} with other settings:\n"
+            + "\n".join(f"- {line}" for line in lines)
+            + f"\nGive the new data another name (data.name=...), or delete {folder.path} first."
+        )
+
+
+def source_differences(there: list[dict[str, Any]], asked: list[dict[str, Any]]) -> list[str]:
+    """Lines about inputs that came, went or changed. Only what both sides know of a file is compared."""
+    lines = []
+    old, new = keyed(there), keyed(asked)
+    for key in sorted(old.keys() | new.keys()):
+        name = key[0]
+        if key not in new:
+            lines.append(f"input {name}: was read, is not among data.paths now")
+        elif key not in old:
+            lines.append(f"input {name}: is among data.paths now, was not read")
+        else:
+            changed = [k for k in old[key].keys() & new[key].keys() if old[key][k] != new[key][k]]
+            lines += [f"input {name}: {k} {old[key][k]} -> {new[key][k]}" for k in sorted(changed)]
+    return lines
+
+
+def keyed(sources: list[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Sources by name, and by number among those of one name."""
+    seen: dict[str, int] = {}
+    result = {}
+    for source in sorted(sources, key=lambda s: (s["name"], s.get("sha256", ""), s["bytes"])):
+        number = seen[source["name"]] = seen.get(source["name"], -1) + 1
+        result[source["name"], number] = source
+    return result

@@ -1,0 +1,40 @@
+"""What the raw text of a slice is turned into: documents, and records that are none, with the reason."""
+
+from dataclasses import dataclass
+
+from data_prep.reading.slices import LARGEST_DOCUMENT, MIB, Piece
+
+SAMPLE_LENGTH = 200  # characters of a rejected record that are kept
+TOO_LARGE = f"larger than {LARGEST_DOCUMENT // MIB} MiB"
+
+
+@dataclass
+class Document:
+    """One article or book as it came."""
+
+    id: str  # "source:key"; the key is the record's own id, or the number of its line or row
+    text: str
+    title: str = ""  # where the source has one
+    line: int = 0  # or row, where it begins
+    records: int = 1  # that it was made of
+
+
+@dataclass
+class Reject:
+    """One record that is no document."""
+
+    file: str
+    line: int  # or row
+    reason: str
+    sample: str
+
+
+@dataclass
+class LeftOut(Reject):
+    """One record that a rule of the source leaves out; nothing is wrong with it."""
+
+
+def reject(piece: Piece, line: int, reason: str, raw: bytes) -> Reject:
+    """A record that is no document, with the beginning of its bytes as a sample."""
+    sample = raw[: 4 * SAMPLE_LENGTH].decode("utf-8", "backslashreplace")[:SAMPLE_LENGTH]
+    return Reject(piece.file.name, line, reason, sample)

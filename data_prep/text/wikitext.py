@@ -1,0 +1,142 @@
+"""Wikitext of an article to its running text, one paragraph a line."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import mwparserfromhell
+from mwparserfromhell.nodes import ExternalLink, HTMLEntity, Tag, Text, Wikilink
+
+from data_prep.text.sentences import cut
+from data_prep.text.wikitext_blocks import GAP, without_blocks
+
+HEADING = re.compile(r"={1,6}.*={1,6}\s*")
+LIST = ("*", "#", ";")
+TABLE_ROW = ("|", "!")
+BREAK = re.compile(r"<br\b[^<>]*>", re.IGNORECASE)
+PARAGRAPH_TAG = re.compile(r"</?(?:p|div|blockquote|center|hr|poem|tr|td|th|li|dd|dt)\b[^<>]*>", re.IGNORECASE)
+ANY_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
+QUOTES = re.compile(r"'{2,}")
+SWITCH = re.compile(r"__([^\W_]+(?:_[^\W_]+)*)__")  # __NOTOC__ and its translations
+BOLD_LINE = re.compile(r"'''[^'.!?]*'''[\s:]*")  # a heading in bold
+GAP_RUN = re.compile(rf"{GAP}(?: ?{GAP})+")
+EMPTY_BRACKETS = re.compile(rf"\([\s{GAP},;:/–—-]*\)|\[[\s{GAP},;:]*\]|（[\s{GAP}、,;:：，；]*）")
+AFTER_BRACKET = re.compile(rf"([(（]) ?(?:{GAP} ?[,;:،，；]? ?)+")
+BEFORE_BRACKET = re.compile(rf"(?: ?[,;:،，；]? ?{GAP})+ ?([)）])")
+BEFORE_SIGN = re.compile(rf" ?{GAP} ?(?=[,.;:!?)])")
+GAPS = re.compile(rf" ?{GAP} ?")
+LEFT = re.compile(r"\{\{+|\}\}+|\[\[+|\]\]+|\{\||\|\}|<ref\b[^>]*>?|</ref>", re.IGNORECASE)
+VARIANTS = re.compile(r"-\{([^{}]*)\}-")  # the same in several scripts: -{zh-hans:...; zh-hant:...}-
+BRACKET = re.compile(r"[\[\]]")
+DEEPEST = 6  # brackets in brackets that are left to the parser, whose time may grow faster than the text
+LONGEST_PARSED = 20_000  # characters; a longer paragraph is parsed in pieces
+
+
+def running_text(wikitext: str, dropped_spaces: frozenset[str]) -> str:
+    """Paragraphs of an article, one a line; empty where it has none.
+
+    `dropped_spaces` are the wiki's names (lower case) of the namespaces of pictures and categories.
+    """
+    text = without_blocks(wikitext.replace("\r\n", "\n"), dropped_spaces)
+    text = PARAGRAPH_TAG.sub("\n\n", BREAK.sub(" ", VARIANTS.sub(variant, text)))
+    text = ANY_TAG.sub("", text).replace("<", "&lt;")
+    found = (plain(paragraph) for paragraph in paragraphs(text))
+    return "\n".join(p for p in found if any(c.isalnum() for c in p))
+
+
+def paragraphs(text: str) -> Iterator[str]:
+    """Runs of lines that are neither headings, lists nor rows; an indented line stands for itself."""
+    run: list[str] = []
+    in_list = False
+    for line in text.split("\n"):
+        bare = line.strip(f" \t{GAP}")
+        indented = bare.startswith(":")
+        kind = bare.lstrip(": ")
+        dropped = kind.startswith((*LIST, *TABLE_ROW, "----")) or bool(HEADING.fullmatch(bare))
+        if run and (dropped or indented or not bare):
+            yield " ".join(run)
+            run = []
+        if indented and not dropped and not in_list:
+            yield kind
+        elif bare and not dropped and not indented:
+            run.append(line.strip())
+        if not indented:
+            in_list = kind.startswith(LIST)
+    if run:
+        yield " ".join(run)
+
+
+def plain(paragraph: str) -> str:
+    """A paragraph without links, styles and entities."""
+    if BOLD_LINE.fullmatch(paragraph):
+        return ""
+    pieces = cut(closed_brackets(QUOTES.sub("", paragraph)), LONGEST_PARSED)
+    text = "".join(shown(mwparserfromhell.parse(piece, skip_style_tags=True)) for piece in pieces)
+    text = SWITCH.sub(lambda m: m[0] if m[1] != m[1].upper() else "", text)
+    text = " ".join(QUOTES.sub("", text).split())  # the patterns below rely on single blanks
+    text = GAP_RUN.sub(lambda m: f" {GAP}" if " " in m[0] else GAP, text)
+    text = AFTER_BRACKET.sub(r"\1", BEFORE_BRACKET.sub(r"\1", text))
+    text = EMPTY_BRACKETS.sub(GAP, text)
+    text = GAPS.sub(lambda m: " " if " " in m[0] else "", BEFORE_SIGN.sub("", text))
+    while (less := QUOTES.sub("", LEFT.sub("", text))) != text:
+        text = less
+    return " ".join(text.split())
+
+
+def closed_brackets(paragraph: str) -> str:
+    """Brackets that close nothing, are never closed or stand too deep become entities."""
+    opened: list[int] = []
+    odd: list[int] = []
+    for mark in BRACKET.finditer(paragraph):
+        if mark[0] == "[":
+            opened.append(mark.start())
+        elif not opened:
+            odd.append(mark.start())
+        else:
+            start = opened.pop()
+            if len(opened) >= DEEPEST:
+                odd += [start, mark.start()]
+    parts, end = [], 0
+    for place in sorted(odd + opened):
+        parts += [paragraph[end:place], f"&#{ord(paragraph[place])};"]
+        end = place + 1
+    return "".join(parts) + paragraph[end:]
+
+
+def variant(match: re.Match[str]) -> str:
+    """The first of several spellings; nothing where the braces only give a rule."""
+    content = match[1]
+    flag, bar, rest = content.partition("|")
+    if bar:
+        content = "" if set("THA-") & set(flag) - {"A"} else rest
+    first = content.split(";", 1)[0]
+    return first.split(":", 1)[-1] if ";" in content else content
+
+
+def shown(code: Any) -> str:
+    """What a reader sees of parsed wikitext."""
+    parts = []
+    for node in code.nodes:
+        if isinstance(node, Text):
+            parts.append(str(node.value))
+        elif isinstance(node, Wikilink):
+            label = shown(node.text) if node.text is not None else shown(node.title).removeprefix(":")
+            parts.append(label.rsplit("|", 1)[-1])
+        elif isinstance(node, ExternalLink):
+            parts.append(shown(node.title) if node.title is not None else GAP if node.brackets else str(node.url))
+        elif isinstance(node, HTMLEntity):
+            parts.append(entity(node))
+        elif isinstance(node, Tag) and node.contents is not None:
+            parts.append(shown(node.contents))
+        else:
+            parts.append(GAP)
+    return "".join(parts)
+
+
+def entity(node: HTMLEntity) -> str:
+    """The character, or nothing where there is none of that number."""
+    try:
+        character = str(node.normalize())
+    except (ValueError, OverflowError):
+        return ""
+    return "" if "\ud800" <= character <= "\udfff" or character in ("\0", GAP) else character
