@@ -8,8 +8,6 @@ A large tensor is rows of ROW numbers at most; tensors too small to be worth a c
 the work of one thread, so the result does not depend on how many there are.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from types import FunctionType
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bert_lamb.optim import foreach
+from bert_lamb.optim.compiler import has_compiler as has_compiler
 from bert_lamb.optim.foreach import Scalars, scalars_of, units
 from bert_lamb.optim.plain import ROW, Numbers, norm_of
 from bert_lamb.optim.rule import Rule
@@ -158,9 +157,3 @@ def row_length(size: int) -> int:
 def longest_row(size: int) -> int:
     """The largest divisor up to ROW that leaves two rows: the compiler would make one row another kind."""
     return next(length for length in range(min(ROW, size // 2), 0, -1) if size % length == 0)
-
-
-@cache
-def has_compiler() -> bool:
-    """Whether a C++ compiler is at hand."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "g++", "clang++"))

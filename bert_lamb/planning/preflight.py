@@ -11,7 +11,7 @@ from bert_lamb.data.manifest import read_manifest, verify_store
 from bert_lamb.data.planner import equal_micro_batches, known_tokens, most_sequences
 from bert_lamb.data.store import StoreError
 from bert_lamb.model import STATIC, build_bert, parameter_count
-from bert_lamb.optim import decay_groups
+from bert_lamb.optim import decay_groups, has_compiler
 from bert_lamb.parallel import device_count, use_cuda
 from bert_lamb.planning.cost import Budget
 from bert_lamb.planning.origin import origin_problems
@@ -22,7 +22,7 @@ from bert_lamb.tasks.squad_data import missing_files
 
 def preflight_problems(s: Settings) -> list[str]:
     """What would stop this run later, besides the settings themselves."""
-    problems = [*_devices(s), *_split(s), *_patterns(s), *missing_files(s.finetune)]
+    problems = [*_devices(s), *_compiler(s), *_split(s), *_patterns(s), *missing_files(s.finetune)]
     if s.model.init_from is not None and not Path(s.model.init_from).is_dir():
         problems.append(f"model.init_from={s.model.init_from}: no such folder")
     folder = data_folder(s)
@@ -76,6 +76,12 @@ def _devices(s: Settings) -> list[str]:
     if there == 0:
         return ["hardware.device=cuda: torch sees no GPU here; hardware.device=cpu runs without one"]
     return [f"hardware.devices={asked}: this machine has {there} GPUs"] if asked > there else []
+
+
+def _compiler(s: Settings) -> list[str]:
+    if s.hardware.compile != "on" or use_cuda(s.hardware) or has_compiler():
+        return []
+    return ["hardware.compile=on: no C++ compiler works here; hardware.compile=auto goes on without one"]
 
 
 def _split(s: Settings) -> list[str]:

@@ -120,7 +120,7 @@ class Assembly:
         if self.compiled:
             return "compiled step (the first steps take longer)"
         wanted = self.settings.hardware.compile
-        return "eager step" + (": no C++ compiler found" if wanted == "auto" else "")
+        return "eager step" + (": no working C++ compiler" if wanted == "auto" else "")
 
 
 def make_optimizer(bert: torch.nn.Module, o: OptimizerSettings, compiled: bool) -> Lamb | Lars:
@@ -137,7 +137,7 @@ def make_optimizer(bert: torch.nn.Module, o: OptimizerSettings, compiled: bool) 
 
 
 def should_compile(wanted: str, device: torch.device) -> bool:
-    """ "auto": on a GPU always, on a CPU where a C++ compiler is at hand."""
+    """ "auto": on a GPU always, on a CPU where a C++ compiler works."""
     if wanted != "auto":
         return wanted == "on"
     return device.type == "cuda" or has_compiler()
