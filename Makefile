@@ -13,7 +13,7 @@ SETTINGS = experiment=$(EXPERIMENT) $(if $(RUN),run.name=$(RUN)) $(if $(DEVICES)
 STAGE = @$(PY) -m
 
 .DEFAULT_GOAL := help
-.PHONY: help install fetch prepare pretrain finetune evaluate report sweep plan data-report inspect study figures
+.PHONY: help install fetch prepare pretrain finetune evaluate report verify sweep plan data-report inspect study figures
 .PHONY: bench bench-parity bench-gpu bench-loader bench-data bench-optim
 .PHONY: test test-data test-triton check mutants
 
@@ -51,6 +51,12 @@ evaluate: install ## score a run's predictions again
 
 report: install ## tables and figures of a run
 	$(STAGE) bert_lamb.report $(SETTINGS)
+
+verify: install ## hash a run's checkpoints and fine-tuned arms, and its prepared data, once more
+	$(STAGE) bert_lamb.verify $(SETTINGS)
+
+rehearse: install ## a recipe's whole chain made small, in about a minute: EXPERIMENT=bert_large_64k_32k
+	$(STAGE) bert_lamb.rehearse $(SETTINGS)
 
 sweep: install ## a run for each combination: ARGS='optimizer=lamb,adamw seed=0,1'
 	$(STAGE) bert_lamb.sweep $(SETTINGS)

@@ -4,17 +4,16 @@ Where finetune.dev_file is the file that an arm was scored on, its predictions.j
 agree with its result.json. With any other file the arm's saved weights answer it anew.
 """
 
-import json
 import logging
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from bert_lamb.data.vocabulary import load_tokenizer
 from bert_lamb.errors import UserError
 from bert_lamb.files import file_sha256, write_json
-from bert_lamb.parallel import use_cuda
-from bert_lamb.run import ArmFolder, RunFolder, locate_run
+from bert_lamb.jsonfiles import read_object
+from bert_lamb.parallel import run_device
+from bert_lamb.run import ArmFolder, RunFolder, is_arm_result, locate_run
 from bert_lamb.settings import Settings, command, read_settings
 from bert_lamb.tasks.squad_data import Question, cut_windows, read_squad
 from bert_lamb.tasks.squad_metrics import score
@@ -39,29 +38,39 @@ def evaluate(s: Settings) -> None:
     log.info("%s\n%-*s  questions      F1      EM", dev_file, width, "arm")
     changed = []
     for arm in arms:
-        result = json.loads(arm.result_file.read_text())
-        again = result["dev_sha256"] == digest
-        predictions = json.loads(arm.predictions_file.read_text()) if again else predict(s, folder, arm, dev)
+        result, problem = read_object(arm.result_file, is_arm_result)
+        saved, problem_of_saved = read_object(arm.predictions_file, _are_answers)
+        damaged = arm.damaged() or [found for found in (problem, problem_of_saved) if found]
+        if damaged or result is None or saved is None:
+            changed.append(f"{arm.path}: {'; '.join(damaged)}")
+            continue
+        again = result.get("dev_sha256") == digest
+        predictions = saved if again else predict(s, folder, arm, dev, result["precision"])
         scores = score(dev, predictions)
         log.info(
             "%-*s  %9d  %6.2f  %6.2f%s", width, arm.path.name, scores.questions, scores.f1, scores.em,
             "" if again else "  (another file than it was scored on: answered anew)",
         )  # fmt: skip
         if again and (abs(scores.f1 - result["f1"]) > 1e-9 or abs(scores.em - result["em"]) > 1e-9):
-            changed.append(f"{arm.path}: F1 {result['f1']:.2f}, EM {result['em']:.2f} in result.json")
+            scored = f"F1 {result['f1']:.2f}, EM {result['em']:.2f}"
+            changed.append(f"{arm.path}: predictions.json does not give what result.json says ({scored})")
     if changed:
         raise EvaluateError(
-            "predictions.json does not give what result.json says: one of them was changed; remove the "
-            "folder and fine-tune again\n- " + "\n- ".join(changed)
+            "files of fine-tuned arms were changed or damaged: remove the folder and fine-tune again\n- "
+            + "\n- ".join(changed)
         )
 
 
-def predict(s: Settings, folder: RunFolder, arm: ArmFolder, dev: list[Question]) -> dict[str, str]:
+def _are_answers(value: dict[str, Any]) -> bool:
+    return all(isinstance(text, str) for text in value.values())
+
+
+def predict(s: Settings, folder: RunFolder, arm: ArmFolder, dev: list[Question], precision: str) -> dict[str, str]:
     """An arm's answers to other questions, kept beside it under the questions' checksum."""
     f = read_settings(arm.settings_file).finetune
-    model = load_span_model(arm.path, torch.device("cuda" if use_cuda(s.hardware) else "cpu"))
+    model = load_span_model(arm.path, run_device(s.hardware))
     windows = cut_windows(dev, load_tokenizer(arm.path, folder.manifest()), f)
-    answers = answer(model, dev, windows, f, s.hardware)
+    answers = answer(model, dev, windows, f, s.hardware, precision)
     digest = file_sha256(Path(s.finetune.dev_file))[:10]
     write_json(arm.path / f"predictions-{digest}.json", answers)
     return answers

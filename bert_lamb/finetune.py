@@ -5,8 +5,8 @@ An arm with a result.json is skipped; one that was cut starts again.
 
 import logging
 
-from bert_lamb.parallel import inside_torchrun
-from bert_lamb.run import StopRequest, open_run, verify_checkpoint
+from bert_lamb.parallel import inside_torchrun, run_device
+from bert_lamb.run import RunFolderError, StopRequest, keep_precision, open_run, verify_checkpoint
 from bert_lamb.settings import Settings, command
 from bert_lamb.tasks.squad_data import missing_files
 from bert_lamb.training.finetuning import arm_folder, load_squad, run_arm
@@ -28,13 +28,16 @@ def finetune(s: Settings) -> None:
     waiting = []
     for arm in s.finetune.arms:
         place = arm_folder(s, folder, arm)
-        if place.result_file.is_file():
+        if place.result() is not None:
+            if damaged := place.damaged():
+                raise RunFolderError(f"{place.path}: {'; '.join(damaged)}: remove the folder to fine-tune again")
             log.info("squad %s is done already: %s", arm, place.path)
             continue
         if arm == "pretrained":
             verify_checkpoint(folder.weights())  # before anything is spent on another arm
         waiting.append((arm, place))
     if waiting:
+        keep_precision(s, folder, run_device(s.hardware))
         squad = load_squad(s, folder)
         for arm, place in waiting:
             run_arm(s, folder, arm, place, squad, stop)

@@ -4,11 +4,12 @@ from typing import Any
 
 from bert_lamb.data.manifest import read_manifest
 from bert_lamb.data.store import StoreError
+from bert_lamb.hardware import choose_precision
 from bert_lamb.optim import LARS, PRESETS
-from bert_lamb.parallel import device_count
+from bert_lamb.parallel import device_count, run_device
 from bert_lamb.planning.cost import budget, budget_text
-from bert_lamb.planning.preflight import memory_warnings
-from bert_lamb.run import data_folder
+from bert_lamb.planning.preflight import memory_warnings, unused_devices
+from bert_lamb.run import data_folder, locate_run, precision_here
 from bert_lamb.settings import RECIPE_PARTS, Settings, as_dict, command, leaves, source_of, without_effect
 
 
@@ -19,8 +20,15 @@ def main(s: Settings) -> None:
         manifest = read_manifest(data_folder(s))
     except StoreError:
         manifest = None
-    plan = budget(s, device_count(s.hardware), manifest)
-    print("\n".join([budget_text(s, plan), *(f"  warning: {warning}" for warning in memory_warnings(s, plan))]))
+    device = run_device(s.hardware)
+    precision = (
+        precision_here(s, locate_run(s), device)
+        if manifest
+        else choose_precision(s.hardware.precision, device, s.model)
+    )
+    plan = budget(s, device_count(s.hardware), precision, manifest)
+    warnings = [*unused_devices(s), *memory_warnings(s, plan)]
+    print("\n".join([budget_text(s, plan), *(f"  warning: {warning}" for warning in warnings)]))
     if manifest is None:
         print(f"  (no prepared data in {data_folder(s)} yet: the vocabulary is taken as data.vocab_size)")
     print("\nsettings that decide the result, and where each value comes from:")

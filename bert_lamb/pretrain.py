@@ -12,12 +12,12 @@ from pathlib import Path
 from bert_lamb.errors import EXIT_STOPPED
 from bert_lamb.files import write_json
 from bert_lamb.optim import set_lr
-from bert_lamb.parallel import device_count, inside_torchrun, open_strategy, start_ranks
+from bert_lamb.parallel import device_count, inside_torchrun, open_strategy, run_device, start_ranks
 from bert_lamb.planning.cost import budget, budget_text
-from bert_lamb.planning.preflight import memory_warnings, preflight_problems
-from bert_lamb.run import RunFolder, StepTotals, StopRequest, open_run
+from bert_lamb.planning.preflight import memory_warnings, preflight_problems, unused_devices
+from bert_lamb.run import RunFolder, StepTotals, StopRequest, keep_precision, open_run
 from bert_lamb.run.schedule import schedule
-from bert_lamb.settings import Settings, command
+from bert_lamb.settings import Settings, command, given_overrides
 from bert_lamb.training.assembly import Assembly
 from bert_lamb.training.fitting import explain_memory
 from bert_lamb.training.heldout import heldout_due, heldout_numbers
@@ -34,11 +34,11 @@ def main(s: Settings) -> None:
     if folder.phase_result(2):
         log.info("pretraining is done already: %s", folder.path)
         return
-    plan = budget(s, devices, folder.manifest())
+    plan = budget(s, devices, keep_precision(s, folder, run_device(s.hardware)), folder.manifest())
     log.info("%s\n  run folder: %s", budget_text(s, plan), folder.path)
-    for warning in memory_warnings(s, plan):
+    for warning in [*unused_devices(s), *memory_warnings(s, plan)]:
         log.warning("  warning: %s", warning)
-    write_json(folder.plan_file, plan.record())
+    write_json(folder.plan_file, plan.record() | {"overrides": given_overrides()})
     with folder.held():
         if devices == 1:
             pretrain(folder)
@@ -55,7 +55,8 @@ def pretrain(folder: RunFolder) -> None:
     s = folder.settings()
     strategy, stop = open_strategy(s.hardware), StopRequest()
     run = Assembly(s, folder, strategy)
-    left = [number for number in (1, 2) if not folder.phase_result(number)]
+    origin = folder.origin()  # phases before that of another run's checkpoint are not this run's to do
+    left = [n for n in (1, 2) if n >= (origin.phase if origin else 1) and not folder.phase_result(n)]
     strategy.barrier()  # every rank has looked before one that has no step left to do finishes a phase
     for number in left:
         learning_rate = schedule(s, number)

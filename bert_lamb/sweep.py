@@ -7,7 +7,6 @@ several ranks and so that one that fails does not end the others. Run again, fin
 import hashlib
 import json
 import logging
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,21 +15,21 @@ from hydra.core.hydra_config import HydraConfig
 from bert_lamb.files import write_whole
 from bert_lamb.reporting.summary import summary
 from bert_lamb.run import locate_run
+from bert_lamb.run.stages import STAGES, first_failure
 from bert_lamb.settings import Settings, command
 
 log = logging.getLogger(__name__)
 
-LAST_LINES = 30  # of a stage's messages, kept for the summary
-STAGES = ("data_prep.prepare", "bert_lamb.pretrain", "bert_lamb.finetune", "bert_lamb.report")
 
-
-@command(checked=False)  # each stage checks; a trial that cannot run is told of and does not end the others
+@command(
+    checked=False, multirun=True
+)  # each stage checks; a trial that cannot run is told of and does not end the others
 def trial(s: Settings) -> None:
     """One trial: its stages in order, then a line for the summary."""
     hydra = HydraConfig.get()
     overrides, number = list(hydra.overrides.task), int(hydra.job.num)
     log.info("trial %d: %s", number, " ".join(overrides))
-    failed, reason = next(((stage, words) for stage in STAGES if (words := _run(stage, overrides))), (None, None))
+    failed, reason = first_failure(overrides)
     if failed:
         log.error("trial %d: %s failed; the others go on", number, failed)
     folder = None if failed == STAGES[0] else str(locate_run(s).path)
@@ -61,20 +60,6 @@ def main() -> None:
     write_whole(folder / "summary.md", (table + failures + "\n").encode())
     print(f"{table}{failures}\n\n{folder / 'summary.md'}")
     sys.exit(1 if failures else 0)
-
-
-def _run(stage: str, overrides: list[str]) -> str | None:
-    """Runs a stage, its messages shown; None where it ended well, else its last words."""
-    process = subprocess.Popen([sys.executable, "-m", stage, *overrides], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    lines: list[str] = []
-    for line in process.stderr:
-        sys.stderr.write(line)
-        lines = [*lines, line.rstrip()][-LAST_LINES:]
-    if process.wait() == 0:
-        return None
-    errors = [i for i, line in enumerate(lines) if line.startswith("error: ")]
-    return "\n  ".join(lines[errors[-1] :] if errors else lines[-1:]) or f"exit code {process.returncode}"
 
 
 if __name__ == "__main__":

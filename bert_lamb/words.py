@@ -12,6 +12,27 @@ def duration(seconds: float) -> str:
     return f"{s // 60} min {s % 60:02d} s" if s >= 60 else f"{s} s"
 
 
+def rough_duration(seconds: float) -> str:
+    """A time that is only estimated: "less than a minute", "12 minutes", "1.5 hours"."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.1f} hours"
+    minutes = round(seconds / 60)
+    return counted(minutes, "minute") if minutes else "less than a minute"
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """ "1 shard", "2 shards", "3 processes" (where the plural is no mere s)."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def times_read(passes: float) -> str:
+    """How often data is read: "2% of the data read", "data read 3.4 times"."""
+    if passes >= 1:
+        return f"data read {passes:.1f} times"
+    share = 100 * passes
+    return f"{f'{share:.0f}%' if share >= 1 else 'less than 1%'} of the data read"
+
+
 def rate_words(phases: Sequence[dict[str, Any]]) -> str:
     """The rates that a plan's hours are computed from, as plan.json holds them."""
     rates = dict.fromkeys((f"{p['tflops']:.3g} TFLOP/s a device", p["tflops_from"]) for p in phases)

@@ -14,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFound
 
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings, Settings, command
+from data_prep.reading.dataset_rows import keep_rows
 from data_prep.reading.hub_files import HubError, about_path, hub_files, hub_folder, read_about
 from data_prep.reading.sources import parts
 from data_prep.store.pool import ProgressBar
@@ -25,6 +26,10 @@ OUT_OF_REACH = (HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeI
 @command
 def main(s: Settings) -> None:
     """Fetches the corpus that the settings name."""
+    if s.data.source == "hf":
+        keep_rows(s.data)
+        log.info("fetched: `make prepare` with the same settings needs no network")
+        return
     wanted = [source for _, source, _ in parts(s.data) if source.hub and not source.paths]
     for source in wanted or [s.data]:
         fetch(source)

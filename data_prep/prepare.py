@@ -11,7 +11,7 @@ from data_prep.store.build import StoreBuild
 from data_prep.store.endings import worded_errors
 
 
-@command
+@command(multirun=True)  # an array of independent tasks, each with its data.part
 def main(s: Settings) -> None:
     """Prepares what the settings name."""
     with worded_errors(s.data):

@@ -27,11 +27,13 @@ from bert_lamb.data.store import (
     write_spans,
 )
 from bert_lamb.files import file_sha256
+from bert_lamb.hardware import Precision
 from bert_lamb.run import RunFolder, open_run
 from bert_lamb.settings import Settings, compose_settings
 
 ROOT = Path(__file__).parents[1]  # of the checkout
 RANKS = ROOT / "tests" / "ranks"  # programs that torchrun starts
+BF16 = Precision("bf16", "a machine", "as set")
 SPECIAL_IDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
 
 
@@ -200,6 +202,7 @@ def assert_same_bits(a: RunFolder, b: RunFolder) -> None:
 
 
 __all__ = [
+    "BF16",
     "SPECIAL_IDS",
     "assert_same_bits",
     "composed",

@@ -120,6 +120,7 @@ class Bench:
     def __init__(self, device: torch.device, dry: bool, results: Results) -> None:
         self._device, self._dry, self._results = device, dry, results
         self._models = DRY if dry else MODELS
+        self._precision = torch.float32 if device.type == "cpu" else torch.bfloat16  # bf16 may crawl on a CPU
         self._steps = 2 if dry else 8
 
     def ceilings(self) -> None:
@@ -161,7 +162,8 @@ class Bench:
     def lamb(self) -> None:
         """One optimizer step by each path, beside torch's fused AdamW."""
         paths: dict[str, dict[str, Any]] = {
-            "Lamb compiled": {}, "Lamb fused": {"fused": True}, "Lamb plain": {"foreach": False}, "AdamW fused": {},
+            "Lamb foreach": {"foreach": True}, "Lamb fused": {"fused": True}, "Lamb plain": {"foreach": False},
+            "AdamW fused": {},
         }  # fmt: skip
         for name, size in self._models.items():
             for path, how in paths.items():
@@ -176,8 +178,8 @@ class Bench:
         return {"gb_s": 2 * source.nbytes / statistics.median(seconds) / 1e9, "seconds": seconds}
 
     def _product(self, n: int, k: int, m: int) -> dict[str, Any]:
-        a = torch.randn(n, k, device=self._device, dtype=torch.bfloat16)
-        b = torch.randn(k, m, device=self._device, dtype=torch.bfloat16)
+        a = torch.randn(n, k, device=self._device, dtype=self._precision)
+        b = torch.randn(k, m, device=self._device, dtype=self._precision)
         seconds = self._timed(lambda: a @ b, 20)
         return {"tflops": 2 * n * k * m / statistics.median(seconds) / 1e12, "seconds": seconds}
 
@@ -188,13 +190,13 @@ class Bench:
         bert = plain_bert(bert_config(size, p), 0, self._device)
         for parameter in bert.parameters():  # a global batch adds to gradients, and graphs could not keep new ones
             parameter.grad = torch.zeros_like(parameter)
-        batches = list(packed(seq_len, budget, 4, takes_varlen(self._device, torch.bfloat16), self._dry))
+        batches = list(packed(seq_len, budget, 4, takes_varlen(self._device, self._precision), self._dry))
         how = "reduce-overhead" if mode == "graphs" else None
         losses = pretraining_losses if self._dry else torch.compile(pretraining_losses, dynamic=False, mode=how)
 
         def step(batch: PackedBatch) -> None:
             torch.compiler.cudagraph_mark_step_begin()
-            with torch.autocast(self._device.type, torch.bfloat16):
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision is torch.bfloat16):
                 sums = losses(bert, batch)
             (sums.mlm / 1e4 + sums.nsp / 1e2).backward()
 
@@ -223,10 +225,10 @@ class Bench:
 
     def _peer(self, who: str, size: Size, seq_len: int, batch: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            config = bert_config(size, 0.1)
+            config, bf16 = bert_config(size, 0.1), self._precision is torch.bfloat16
             loop: Any = (
-                TrainerLoop(config, self._device, folder, bf16=True) if who == "Trainer"
-                else HandLoop(config, self._device)
+                TrainerLoop(config, self._device, folder, bf16=bf16) if who == "Trainer"
+                else HandLoop(config, self._device, bf16=bf16)
             )  # fmt: skip
             packs = list(of_sequences(seq_len, batch, self._steps))
             arrays = [padded(pack) for pack in packs]

@@ -1,7 +1,8 @@
 """Whether the fast step learns what transformers' own learns: `make bench-parity`. Writes docs/results/parity.md.
 
-Three runs over the same batches with the same AdamW, bf16, BERT's dropout: transformers' loss with two seeds (weights
-and dropout), and ours from the first one's weights. Ours may differ from the first no more than the second does.
+Three runs over the same batches with the same AdamW, precision and dropout (BERT's): transformers' loss with two seeds
+(weights and dropout), and ours from the first one's weights. Ours may differ from the first no more than the second
+does.
 """
 
 import argparse
@@ -24,8 +25,8 @@ from bert_lamb.bench.step import VOCABULARY, add_settings, settings_of, whole_ba
 from bert_lamb.data.loader import PhaseData
 from bert_lamb.machine import machine_record, measured_on
 from bert_lamb.model import bert_config, pretraining_losses
-from bert_lamb.parallel import Single, use_cuda
-from bert_lamb.run import open_run
+from bert_lamb.parallel import Single, run_device
+from bert_lamb.run import keep_precision, open_run
 from bert_lamb.training.assembly import Assembly
 from bert_lamb.words import duration
 
@@ -55,7 +56,7 @@ def ours(losses: Callable[..., Any]) -> Loss:
     return loss
 
 
-def curve(name: str, bert: BertForPreTraining, loss: Loss, data: PhaseData, steps: int) -> list[float]:
+def curve(name: str, bert: BertForPreTraining, loss: Loss, data: PhaseData, steps: int, precision: str) -> list[float]:
     """MLM losses of a run."""
     optimizer = torch.optim.AdamW(bert.parameters(), lr=LR, weight_decay=0.01, fused=True)
     values: list[float] = []
@@ -63,7 +64,7 @@ def curve(name: str, bert: BertForPreTraining, loss: Loss, data: PhaseData, step
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = LR * min(1.0, (step + 1) / WARMUP)
-        with torch.autocast(bert.device.type, torch.bfloat16):
+        with torch.autocast(bert.device.type, torch.bfloat16, enabled=precision == "bf16"):
             total, mlm = loss(bert, data, step)
         total.backward()
         torch.nn.utils.clip_grad_norm_(bert.parameters(), 1.0)
@@ -86,8 +87,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with tempfile.TemporaryDirectory() as folder:
         s = settings_of(arguments.model, arguments, folder)
-        device = torch.device("cuda" if use_cuda(s.hardware) else "cpu")
-        run = Assembly(s, open_run(s), Single(device))
+        device = run_device(s.hardware)
+        run_folder = open_run(s)
+        keep_precision(s, run_folder, device)
+        run = Assembly(s, run_folder, Single(device))
         data = run.data(1)
         config = bert_config(s.model, VOCABULARY, data.ids.pad)
         losses = torch.compile(pretraining_losses, dynamic=False) if run.compiled else pretraining_losses
@@ -98,8 +101,8 @@ def main() -> None:
         for name, seed, loss in plans:
             bert = plain_bert(config, seed, device)
             torch.manual_seed(seed)  # transformers' dropout
-            curves[name] = curve(name, bert, loss, data, arguments.steps)
-    machine = machine_record(device, 1)
+            curves[name] = curve(name, bert, loss, data, arguments.steps, run.precision)
+    machine = machine_record(device, 1) | {"precision": run.precision}
     arguments.out.with_suffix(".json").write_text(json.dumps({"machine": machine, "mlm": curves}) + "\n")
     figure = arguments.out.with_suffix(".png")
     draw(curves, figure)
@@ -120,8 +123,8 @@ def page(title: str, curves: dict[str, list[float]], machine: dict[str, Any], fi
     from_ours, from_seed = np.abs(smooth["ours"] - base), np.abs(smooth["transformers, other seed"] - base)
     lines = [
         "# What the fast step learns", "",
-        f"`make bench-parity`, {measured_on(machine)}. {title}, vocabulary {VOCABULARY:,}, dropout 0.1, bf16, AdamW at "
-        f"{LR:g}; the same batches for all. MLM loss in nats, means of "
+        f"`make bench-parity`, {measured_on(machine)}. {title}, vocabulary {VOCABULARY:,}, dropout 0.1, "
+        f"{machine['precision']}, AdamW at {LR:g}; the same batches for all. MLM loss in nats, means of "
         f"{WINDOW} steps.", "",
         f"- Ours differs from transformers by {from_ours.mean():.4f} in the mean, {from_ours.max():.4f} at most.",
         f"- Another seed of transformers differs by {from_seed.mean():.4f} in the mean, {from_seed.max():.4f} at most.",

@@ -5,8 +5,10 @@ from bert_lamb.model.build import (
     build_bert,
     load_parameters,
     load_weights,
+    misfits,
     named_tensors,
     save_weights,
+    tensor_shapes,
 )
 from bert_lamb.model.flops import batch_flops, training_flops
 from bert_lamb.model.memory import STATIC, activation_bytes, parameter_count
@@ -22,10 +24,12 @@ __all__ = [
     "encode",
     "load_parameters",
     "load_weights",
+    "misfits",
     "named_tensors",
     "parameter_count",
     "pretraining_losses",
     "save_weights",
     "takes_varlen",
+    "tensor_shapes",
     "training_flops",
 ]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertForPreTraining
@@ -64,19 +64,29 @@ def named_tensors(bert: torch.nn.Module) -> dict[str, Tensor]:
 
 def load_parameters(bert: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Copies tensors into the parameters of the same names; every name and shape must match."""
-    own = dict(bert.named_parameters())
-    wrong = [f"{n}: missing" for n in own.keys() - tensors.keys()]
-    wrong += [f"{n}: unknown to this model" for n in tensors.keys() - own.keys()]
-    wrong += [
-        f"{n}: shape {tuple(tensors[n].shape)}, the settings give {tuple(own[n].shape)}"
-        for n in own.keys() & tensors.keys()
-        if own[n].shape != tensors[n].shape
-    ]
+    wrong = misfits(bert, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     if wrong:
-        raise WeightsError(f"weights of {source} do not fit this model:\n- " + "\n- ".join(sorted(wrong)[:10]))
+        raise WeightsError(f"weights of {source} do not fit this model:\n- " + "\n- ".join(wrong[:10]))
     with torch.no_grad():
-        for name, parameter in own.items():
+        for name, parameter in bert.named_parameters():
             parameter.copy_(tensors[name])
+
+
+def misfits(bert: torch.nn.Module, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """Names of weights that a model lacks, that only it has, or that have another shape there; in words."""
+    own = {name: tuple(p.shape) for name, p in bert.named_parameters()}
+    wrong = [f"{n}: missing" for n in own.keys() - shapes.keys()]
+    wrong += [f"{n}: unknown to this model" for n in shapes.keys() - own.keys()]
+    wrong += [
+        f"{n}: shape {shapes[n]}, the settings give {own[n]}" for n in own.keys() & shapes.keys() if own[n] != shapes[n]
+    ]
+    return sorted(wrong)
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The tensors of a safetensors file by name, of which no number is read."""
+    with safe_open(path, "pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118, not a dict
 
 
 def save_weights(bert: BertForPreTraining, folder: Path) -> None:

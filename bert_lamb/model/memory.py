@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # as in build.py
     from bert_lamb.settings import ModelSettings
 
-STATIC = {"bf16": 16, "fp32": 16, "fp64": 32}  # bytes a parameter: weight, gradient and two moments
+STATIC = {"auto": 16, "bf16": 16, "fp32": 16, "fp64": 32}  # bytes a parameter: weight, gradient and two moments
 # Bytes that a layer keeps of a token, as autograd's hooks on saved tensors count them (tests/model/test_memory.py): for
 # each of `hidden`, of `intermediate`, and, where attention is written out for its dropout, for each head and key.
 LAYER = {"bf16": (26, 4, 7), "fp32": (36, 8, 9), "fp64": (72, 16, 17)}

@@ -8,7 +8,6 @@ Nothing waits for the device, so a step can be captured in a CUDA graph after st
 Departure from `plain`: in fp32, Triton's division and root may be wrong in their last bit.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,9 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bert_lamb.optim.plain import Readings, taken
-from bert_lamb.optim.rows import numbers_of, sizes_of
+from bert_lamb.optim.plain import Numbers, taken
 from bert_lamb.optim.rule import VARIANTS, Rule
+from bert_lamb.optim.tensors import TensorGroup, flattened, put_back
 
 CHUNK = 16384  # numbers a program handles; fixed, since it decides the order of sums
 BLOCK = 1024  # numbers at a time
@@ -27,38 +26,48 @@ TYPES = {
     torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64,
 }  # fmt: skip
 LAMB, NLAMB, NNLAMB, LANS = (tl.constexpr(i) for i in range(len(VARIANTS)))  # in the order of VARIANTS
-NUMBERS = tl.constexpr(6)  # of a tensor, from rows.numbers_of
+NUMBERS = tl.constexpr(len(Numbers._fields))  # of a tensor
 
 
-def update(
-    params: Sequence[Tensor], grads: Sequence[Tensor], exp_avgs: Sequence[Tensor], exp_avg_sqs: Sequence[Tensor],
-    steps: Sequence[Tensor], lr: float | Tensor, rule: Rule, scale: Tensor, finite: Tensor,
-) -> Readings:  # fmt: skip
-    """`plain.update`, for tensors of one device."""
-    device, wide = params[0].device, exp_avgs[0].dtype
-    columns = (params, grads, exp_avgs, exp_avg_sqs)
-    dense = [[t.contiguous() for t in column] for column in columns]  # no copy where they are
-    chunks = chunks_of(tuple(p.numel() for p in params), CHUNK, device)
-    addresses = addresses_of(tuple(t.data_ptr() for column in dense for t in column), device)
-    numbers = numbers_of(grads, steps, rule, scale.to(wide))
-    applied = finite.to(torch.int32)
-    types = {"PARAM": TYPES[params[0].dtype], "GRAD": TYPES[grads[0].dtype], "WIDE": TYPES[wide]}
-    settings = types | constants(rule) | {"CHUNK": CHUNK, "BLOCK": BLOCK}
-    tables = (addresses, chunks.owners, chunks.starts, chunks.sizes, len(params), numbers, applied)
-    updates = 2 if rule.variant == "lans" else 1
-    partials = numbers.new_zeros(len(chunks.owners) + 1, 1 + updates)  # the last stays 0, for padding
-    with torch.cuda.device_of(params[0]):
-        if len(chunks.owners):
-            first_pass[(len(chunks.owners),)](*tables, partials, **settings)
-        readings, sizes = sizes_of(whole_norms(partials[chunks.of_tensor], rule), steps, lr, rule)
-        if len(chunks.owners):
-            second_pass[(len(chunks.owners),)](*tables, sizes, **settings)
-    for kept in (0, 2, 3):
-        for old, new in zip(columns[kept], dense[kept], strict=True):
-            if new is not old:
-                old.copy_(new)
-    torch._foreach_add_(list(steps), finite.to(steps[0].dtype))
-    return readings
+class Tables(NamedTuple):
+    """What both passes are launched with, and the vectors whose addresses stand in it, which must outlive them."""
+
+    arguments: tuple[Any, ...]
+    settings: dict[str, Any]
+    programs: int
+    columns: list[list[Tensor]]  # weights, gradients and both moments
+
+
+def first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor | None) -> tuple[Tensor, Tables]:
+    """plain.first_pass; the second pass makes the updates again instead of keeping them."""
+    given = (batch.weights, batch.grads, batch.state("exp_avg"), batch.state("exp_avg_sq"))
+    columns = flattened(*given)
+    chunks = chunks_of(tuple(len(x) for x in columns[0]), CHUNK, batch.device)
+    addresses = addresses_of(tuple(t.data_ptr() for column in columns for t in column), batch.device)
+    types = {"PARAM": TYPES[given[0][0].dtype], "GRAD": TYPES[given[1][0].dtype], "WIDE": TYPES[batch.wide]}
+    ones = torch.ones_like(numbers.correct_m)
+    table = torch.stack([ones if z is None else z for z in numbers], dim=1)
+    applied = (torch.ones((), device=batch.device) if finite is None else finite).to(torch.int32)
+    tables = Tables(
+        (addresses, chunks.owners, chunks.starts, chunks.sizes, len(given[0]), table, applied),
+        types | constants(batch.rule) | {"CHUNK": CHUNK, "BLOCK": BLOCK}, len(chunks.owners), columns,
+    )  # fmt: skip
+    updates = 2 if batch.rule.variant == "lans" else 1
+    partials = table.new_zeros(tables.programs + 1, 1 + updates)  # the last stays 0, for padding
+    if tables.programs:
+        with torch.cuda.device_of(given[0][0]):
+            first_kernel[(tables.programs,)](*tables.arguments, partials, **tables.settings)
+    for moments, dense in zip(given[2:], columns[2:], strict=True):
+        put_back(moments, dense, batch.weights)
+    return whole_norms(partials[chunks.of_tensor], batch.rule), tables
+
+
+def second_pass(batch: TensorGroup, kept: Tables, moves: Tensor, finite: Tensor | None) -> None:
+    """plain.second_pass."""
+    if kept.programs:
+        with torch.cuda.device_of(batch.weights[0]):
+            second_kernel[(kept.programs,)](*kept.arguments, moves.contiguous(), **kept.settings)
+    put_back(batch.weights, kept.columns[0], batch.weights)
 
 
 def whole_norms(partials: Tensor, rule: Rule) -> Tensor:
@@ -74,7 +83,7 @@ def constants(rule: Rule) -> dict[str, Any]:
     return {
         "BETA1": rule.betas[0], "TAKEN": taken(rule), "BETA2": rule.betas[1], "EPS": rule.eps,
         "DECAY": rule.weight_decay, "NORM": 0 if rule.norm == float("inf") else int(rule.norm),
-        "VARIANT": VARIANTS.index(rule.variant), "MAXIMIZE": rule.maximize,
+        "VARIANT": VARIANTS.index(rule.variant),
     }  # fmt: skip
 
 
@@ -122,11 +131,10 @@ def on_device(table: list, device: torch.device) -> Tensor:
 
 
 @triton.jit
-def first_pass(
+def first_kernel(
     addresses, owners, starts, sizes, count, numbers, applied, partials, PARAM: tl.constexpr, GRAD: tl.constexpr,
     WIDE: tl.constexpr, BETA1: tl.constexpr, TAKEN: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr,
-    DECAY: tl.constexpr, NORM: tl.constexpr, VARIANT: tl.constexpr, MAXIMIZE: tl.constexpr, CHUNK: tl.constexpr,
-    BLOCK: tl.constexpr,
+    DECAY: tl.constexpr, NORM: tl.constexpr, VARIANT: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     owner, start, size = place(owners, starts, sizes)
     xs, gs, ms, vs = pointers(addresses, count, owner, PARAM, GRAD, WIDE)
@@ -136,7 +144,7 @@ def first_pass(
         at = start + first + tl.arange(0, BLOCK)
         inside = at < size
         x = tl.load(xs + at, mask=inside, other=0).to(WIDE)
-        g = gradient(tl.load(gs + at, mask=inside, other=0).to(WIDE), own, VARIANT, MAXIMIZE)
+        g = tl.load(gs + at, mask=inside, other=0).to(WIDE) * tl.load(own)
         m = BETA1 * tl.load(ms + at, mask=inside, other=0) + TAKEN * g
         v = BETA2 * tl.load(vs + at, mask=inside, other=0) + (1 - BETA2) * g * g
         tl.store(ms + at, m, mask=inside & finite)
@@ -153,11 +161,10 @@ def first_pass(
 
 
 @triton.jit
-def second_pass(
+def second_kernel(
     addresses, owners, starts, sizes, count, numbers, applied, moves, PARAM: tl.constexpr, GRAD: tl.constexpr,
     WIDE: tl.constexpr, BETA1: tl.constexpr, TAKEN: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr,
-    DECAY: tl.constexpr, NORM: tl.constexpr, VARIANT: tl.constexpr, MAXIMIZE: tl.constexpr, CHUNK: tl.constexpr,
-    BLOCK: tl.constexpr,
+    DECAY: tl.constexpr, NORM: tl.constexpr, VARIANT: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     owner, start, size = place(owners, starts, sizes)
     xs, gs, ms, vs = pointers(addresses, count, owner, PARAM, GRAD, WIDE)
@@ -170,10 +177,10 @@ def second_pass(
         v = tl.load(vs + at, mask=inside, other=0)
         g = m
         if VARIANT != LAMB:
-            g = gradient(tl.load(gs + at, mask=inside, other=0).to(WIDE), own, VARIANT, MAXIMIZE)
+            g = tl.load(gs + at, mask=inside, other=0).to(WIDE) * tl.load(own)
         u, w = updates(x, g, m, v, own, BETA1, TAKEN, BETA2, EPS, DECAY, VARIANT)
         if VARIANT == LANS:
-            x -= BETA1 * tl.load(moves + owner * 2) * u + (1 - BETA1) * tl.load(moves + owner * 2 + 1) * w
+            x -= tl.load(moves + owner * 2) * u + tl.load(moves + owner * 2 + 1) * w
         else:
             x -= tl.load(moves + owner) * u
         tl.store(xs + at, x.to(PARAM), mask=inside & finite)
@@ -197,24 +204,12 @@ def pointers(addresses, count, owner, PARAM: tl.constexpr, GRAD: tl.constexpr, W
 
 
 @triton.jit
-def gradient(g, own, VARIANT: tl.constexpr, MAXIMIZE: tl.constexpr):
-    """Scaled, of length 1 where LANS wants it, and to be descended."""
-    g = g * tl.load(own)
-    if VARIANT == LANS:
-        norm = tl.load(own + 1)
-        g = tl.where(norm > 0, g / norm, g)
-    if MAXIMIZE:
-        g = -g
-    return g
-
-
-@triton.jit
 def updates(
     x, g, m, v, own, BETA1: tl.constexpr, TAKEN: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr,
     DECAY: tl.constexpr, VARIANT: tl.constexpr,
 ):  # fmt: skip
     """plain.updates; the second is LANS's, else the first again."""
-    c1, c2, next1, next2 = tl.load(own + 2), tl.load(own + 3), tl.load(own + 4), tl.load(own + 5)
+    c1, c2, next1, next2 = tl.load(own + 1), tl.load(own + 2), tl.load(own + 3), tl.load(own + 4)
     m_hat, v_hat = m * c1, v * c2
     if VARIANT == NLAMB or VARIANT == NNLAMB:  # noqa: SIM109 - Triton knows no `in`
         m_hat = BETA1 * m * next1 + TAKEN * g * c1

@@ -16,6 +16,8 @@ def decay_groups(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Parameter groups for Lamb, in the order of the model's parameters; frozen ones left out, tied ones once.
 
+    Each group has `params` and, as torch's optimizers read it, `param_names`, so that errors name the parameter.
+
     no_decay, no_adapt: what is left out of weight decay, and of the trust ratio (the defaults are the authors' code's).
     Each entry is "norm" (every parameter of a normalisation module, by the module's type), "bias" (parameters called
     `bias` or `..._bias`, of any module), or else a part of a parameter's name. A tied parameter goes by all its names.
@@ -47,9 +49,11 @@ def decay_groups(
     for p in names:
         decays, adapts = p not in plain, adapt and p not in unadapted
         group = groups.setdefault(
-            (decays, adapts), {"params": [], "weight_decay": weight_decay if decays else 0.0, "adapt": adapts}
+            (decays, adapts),
+            {"params": [], "param_names": [], "weight_decay": weight_decay if decays else 0.0, "adapt": adapts},
         )
         group["params"].append(p)
+        group["param_names"].append(names[p][0])
     return list(groups.values())
 
 

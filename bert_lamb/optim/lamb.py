@@ -2,24 +2,27 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
+from bert_lamb.optim import foreach as foreach_path
 from bert_lamb.optim import plain, rows
-from bert_lamb.optim.layerwise import Batch, Layerwise, lr_of
-from bert_lamb.optim.plain import Readings
-from bert_lamb.optim.rule import PRESETS, Rule
-from bert_lamb.optim.sharded import Formula, is_dtensor
+from bert_lamb.optim.layerwise import Layerwise
+from bert_lamb.optim.rule import PRESETS
+from bert_lamb.optim.tensors import TensorGroup
+from bert_lamb.optim.update import UpdatePath
 
-Path = Callable[..., Readings]  # with the signature of plain.update
+PLAIN = UpdatePath(plain.first_pass, plain.second_pass)
+FOREACH = UpdatePath(foreach_path.first_pass, foreach_path.second_pass)
+COMPILED = UpdatePath(rows.first_pass, rows.second_pass, keeps_updates=False)
 
 
 class Switches(TypedDict, total=False):
-    """What may differ from the preset; rule.Rule says what each is. All but max_grad_norm may differ by group."""
+    """What may differ from the preset; rule.Rule says what each is. All may differ by group, except max_grad_norm."""
 
     betas: tuple[float, float]
     eps: float
@@ -42,15 +45,17 @@ class Lamb(Layerwise):
         params: tensors, or groups with their own `lr`, `weight_decay`, `adapt` and so on (see `decay_groups`).
         lr: learning rate, a number or a tensor of one.
         preset: a name of PRESETS; "paper" is Algorithm 2 with bias correction.
-        fused: as torch's optimizers name it: two passes over memory for all tensors, kernels of Triton on CUDA, of
-            torch.compile on a CPU, where the first step takes seconds. False: the plain definition. None: fused on a
-            CPU where it fits (a C++ compiler and a group of 4 M parameters), else plain. Both give the same update, to
-            rounding. Triton's kernels have run in its interpreter only so far, so on CUDA they are taken where
+        fused: as torch's optimizers name it: kernels of Triton on CUDA, a loop compiled by torch.compile on a CPU,
+            where the first step takes seconds. None: on a CPU where it fits (a C++ compiler and a group of 4 M
+            parameters). Triton's kernels have run in its interpreter only so far, so on CUDA they are taken where
             fused=True asks for them.
-        foreach: False or None, taken because torch's optimizers take it: there is no path of torch._foreach calls,
-            and True is refused. As in torch, False without fused=True is the plain definition.
+        foreach: `torch._foreach_*` calls over lists of tensors, as in torch's optimizers. None: wherever nothing fused
+            serves. False, without fused=True: the plain definition, tensor by tensor. All give the same update, to
+            rounding.
         capturable: taken because torch's optimizers take it; every path can be captured in a CUDA graph as it is
             (give `lr` as a tensor where it changes).
+        error_if_nonfinite: raise NonFiniteGradientError, before anything is written, where a gradient is not finite;
+            the host then waits for the device at each step. Else the first such step warns.
         switches: what differs from the preset: betas, eps, weight_decay, bias_correction, grad_averaging, adapt, norm,
             phi_bounds, ratio_bounds, variant, maximize (see `Rule`), and max_grad_norm.
 
@@ -64,7 +69,8 @@ class Lamb(Layerwise):
 
     def __init__(
         self, params: Iterable, lr: float | Tensor = 1e-3, preset: str = "paper", *, foreach: bool | None = None,
-        fused: bool | None = None, capturable: bool = False, **switches: Unpack[Switches],
+        fused: bool | None = None, capturable: bool = False, error_if_nonfinite: bool = False,
+        **switches: Unpack[Switches],
     ) -> None:  # fmt: skip
         if preset not in PRESETS:
             raise ValueError(f"preset={preset!r}: choose one of {', '.join(PRESETS)}")
@@ -72,63 +78,38 @@ class Lamb(Layerwise):
         unknown = switches.keys() - Switches.__annotations__.keys()
         if unknown:
             raise TypeError(f"Lamb has no setting {min(unknown)!r}; there are {', '.join(Switches.__annotations__)}")
-        defaults = {"lr": lr, **asdict(chosen.rule), **switches}
-        max_grad_norm = defaults.pop("max_grad_norm", chosen.max_grad_norm)
-        super().__init__(
-            params, defaults | {"foreach": foreach, "fused": fused, "capturable": capturable}, max_grad_norm
-        )
+        defaults = {
+            "lr": lr, **asdict(chosen.rule), "max_grad_norm": chosen.max_grad_norm, **switches,
+            "foreach": foreach, "fused": fused, "capturable": capturable,
+        }  # fmt: skip
+        super().__init__(params, defaults, error_if_nonfinite)
 
     def check(self, group: dict[str, Any]) -> None:
         super().check(group)
-        if group["foreach"]:
-            raise ValueError(
-                "foreach=True: Lamb has no path of torch._foreach calls; fused=True has two passes for all tensors, "
-                "and with both at None the fastest that fits is taken"
-            )
+        if group["foreach"] and group["fused"]:
+            raise ValueError("foreach=True with fused=True: they are two ways to do one update; choose one")
 
-    def update(self, batches: list[Batch], scale: Tensor, finite: Tensor) -> list[Readings]:
-        parted = [batch for batch in batches if is_dtensor(batch.params[0])]
-        of_parts = iter(super().update(parted, scale, finite))
-        return [
-            next(of_parts) if is_dtensor(batch.params[0]) else self._whole(batch, scale, finite) for batch in batches
-        ]
-
-    def _whole(self, batch: Batch, scale: Tensor, finite: Tensor) -> Readings:
-        device = batch.params[0].device
-        return choose_path(batch)(
-            batch.params, batch.grads, batch.state("exp_avg"), batch.state("exp_avg_sq"), batch.state("step"),
-            lr_of(batch.group), Rule.of(batch.group), scale.to(device), finite.to(device),
-        )  # fmt: skip
-
-    def formula(
-        self, group: dict[str, Any], x: Tensor, g: Tensor, g_norm: Tensor, state: dict[str, Tensor]
-    ) -> Formula:  # fmt: skip
-        """For tensors of which a rank holds a part; from the same lines as the plain path."""
-        rule, t = Rule.of(group), state["step"] + 1
-        if rule.variant == "lans":
-            g = plain.over_norm(g, g_norm)
-        m, v, updates = plain.directions(x, g, state["exp_avg"], state["exp_avg_sq"], t, rule)
-        return Formula({"exp_avg": m, "exp_avg_sq": v}, updates, plain.corrected_lr(lr_of(group), t, rule))
+    def path(self, batch: TensorGroup) -> UpdatePath:
+        return choose_path(batch)
 
 
-def choose_path(batch: Batch) -> Path:
+def choose_path(batch: TensorGroup) -> UpdatePath:
     """The one place where the arithmetic is chosen; `foreach` and `fused` of the group as torch means them."""
-    fused, kind = batch.group["fused"], batch.params[0].device.type
-    if fused is None and batch.group["foreach"] is None and not torch.compiler.is_compiling():
-        sizes = [p.numel() for p in batch.params]
-        if kind == "cpu" and len(sizes) >= rows.MANY and max(sizes) < rows.SMALL:
-            return rows.update  # compiles nothing of these
-        large = sum(sizes) >= rows.WORTH_COMPILING
+    fused, calls, kind = batch.settings["fused"], batch.settings["foreach"], batch.device.type
+    if torch.compiler.is_compiling() and not fused:
+        return PLAIN
+    if fused is None and calls is None:
+        large = sum(x.numel() for x in batch.weights) >= rows.WORTH_COMPILING
         fused = kind == "cpu" and large and rows.has_compiler()  # on CUDA once a GPU has run the kernels
     if not fused:
-        return plain.update
+        return PLAIN if calls is False else FOREACH
     if kind == "cuda" or interpreted():
         from bert_lamb.optim import fused as triton_path  # triton comes with torch's CUDA builds only
 
-        return triton_path.update
+        return UpdatePath(triton_path.first_pass, triton_path.second_pass, keeps_updates=False)
     if kind != "cpu" or not rows.has_compiler():
         raise RuntimeError(f"fused=True on {kind}: needs CUDA, or a CPU and a C++ compiler; leave it at None")
-    return rows.update
+    return COMPILED
 
 
 def has_triton() -> bool:

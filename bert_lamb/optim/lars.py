@@ -11,11 +11,15 @@ The ratio is 1 where a tensor is not adapted, or where phi(|x|) or |m| is 0.
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from bert_lamb.optim.layerwise import Layerwise, lr_of
+from bert_lamb.optim import plain
+from bert_lamb.optim.layerwise import Layerwise
+from bert_lamb.optim.plain import Numbers, Updates, norm_of, scaled, write
 from bert_lamb.optim.rule import Preset, Rule
-from bert_lamb.optim.sharded import Formula
+from bert_lamb.optim.tensors import TensorGroup
+from bert_lamb.optim.update import UpdatePath
 
 # Momentum and weight decay as the paper's LAMB has them; its LARS runs' own are not known.
 LARS = Preset(Rule(betas=(0.9, 0.0), bias_correction="none"), None, "Algorithm 1 of arXiv 1904.00962v5")
@@ -31,6 +35,7 @@ class Lars(Layerwise):
         weight_decay: times the weights, added to the gradient.
         adapt, norm, phi_bounds, ratio_bounds, maximize: see `Rule`.
         max_grad_norm: scale gradients so that their L2 norm over all groups is at most this; None: no clipping.
+        error_if_nonfinite: as in `Lamb`.
 
     What a step leaves behind, types of state and gradients that are not finite: as in `Lamb`. State: step, exp_avg.
     """
@@ -42,10 +47,12 @@ class Lars(Layerwise):
         weight_decay: float = LARS.rule.weight_decay, *,
         adapt: bool | str = True, norm: float = 2, phi_bounds: tuple[float, float] | None = None,
         ratio_bounds: tuple[float, float] | None = None, maximize: bool = False, max_grad_norm: float | None = None,
+        error_if_nonfinite: bool = False,
     ) -> None:  # fmt: skip
         defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, adapt=adapt, norm=norm,
-                        phi_bounds=phi_bounds, ratio_bounds=ratio_bounds, maximize=maximize)  # fmt: skip
-        super().__init__(params, defaults, max_grad_norm)
+                        phi_bounds=phi_bounds, ratio_bounds=ratio_bounds, maximize=maximize,
+                        max_grad_norm=max_grad_norm)  # fmt: skip
+        super().__init__(params, defaults, error_if_nonfinite)
 
     def check(self, group: dict[str, Any]) -> None:
         super().check(group)
@@ -53,11 +60,21 @@ class Lars(Layerwise):
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum={momentum}: from 0 to below 1 is expected")
 
-    def formula(
-        self, group: dict[str, Any], x: Tensor, g: Tensor, g_norm: Tensor, state: dict[str, Tensor]
-    ) -> Formula:  # fmt: skip
-        rule, momentum = Rule.of(group), group["momentum"]
-        if rule.maximize:
-            g = -g
-        m = momentum * state["exp_avg"] + (1 - momentum) * (g + rule.weight_decay * x)
-        return Formula({"exp_avg": m}, [(1.0, m)], lr_of(group))
+    def rule(self, group: dict[str, Any]) -> Rule:
+        return Rule.of({"bias_correction": "none", **group})
+
+    def path(self, batch: TensorGroup) -> UpdatePath:
+        return UpdatePath(first_pass, plain.second_pass)
+
+
+def first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor | None) -> tuple[Tensor, list[Updates]]:
+    """As plain.first_pass; the update is the new momentum itself."""
+    norms, kept = [], []
+    momentum, decay = batch.settings["momentum"], batch.rule.weight_decay
+    for i, (x, grad, m) in enumerate(zip(batch.weights, batch.grads, batch.state("exp_avg"), strict=True)):
+        x, g = x.to(m.dtype), scaled(grad.to(m.dtype), numbers.factor, i)
+        new_m = momentum * m + (1 - momentum) * (g + decay * x)
+        write(finite, (m, new_m))
+        norms.append(torch.stack([norm_of(z, batch.rule.norm) for z in (x, new_m)]))
+        kept.append([new_m])
+    return torch.stack(norms), kept

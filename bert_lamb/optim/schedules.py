@@ -1,8 +1,13 @@
 """Learning rates as pure functions of the step. Formulas, sources and figures: docs/schedules.md."""
 
+import math
 from dataclasses import dataclass
+from numbers import Integral
 
+from torch import Tensor
 from torch.optim import Optimizer
+
+DECAY_ORIGINS = ("start", "warmup_end")
 
 
 @dataclass(frozen=True)
@@ -22,15 +27,36 @@ class Schedule:
     first_step: int = 0  # steps done before, where one schedule spans two phases
     hold_steps: int = 0
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for values that are no schedule."""
+        for name, least in (("warmup_steps", 0), ("total_steps", 1), ("first_step", 0), ("hold_steps", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+                raise ValueError(f"{name}={value}: a whole number of steps is expected, at least {least}")
+        for name in ("peak_lr", "decay_power"):
+            if not 0 <= getattr(self, name) < math.inf:  # NaN included
+                raise ValueError(f"{name}={getattr(self, name)}: must be a number, and not negative")
+        if self.decay_origin not in DECAY_ORIGINS:
+            raise ValueError(f"decay_origin={self.decay_origin!r}: choose one of {', '.join(DECAY_ORIGINS)}")
+        if self.warmup_steps + self.hold_steps > self.total_steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} and hold_steps={self.hold_steps} do not fit into "
+                f"total_steps={self.total_steps}: shorten them"
+            )
+
     def __call__(self, step: int) -> float:
-        """The learning rate of the update that follows `step` updates of this phase."""
+        """The learning rate of the update that follows `step` updates of this phase. ValueError: step below 0."""
+        if step < 0:
+            raise ValueError(f"step={step}: steps are counted from 0")
         t, peak_until = step + self.first_step, self.warmup_steps + self.hold_steps
         if t < self.warmup_steps:
             return self.peak_lr * t / self.warmup_steps
         if t < peak_until:
             return self.peak_lr
+        if t >= self.total_steps:
+            return 0.0
         since = 0 if self.decay_origin == "start" else peak_until
-        return self.peak_lr * max(0.0, 1 - (t - since) / (self.total_steps - since)) ** self.decay_power
+        return self.peak_lr * (1 - (t - since) / (self.total_steps - since)) ** self.decay_power
 
 
 def square_root_scaled(base_lr: float, base_batch: int, batch: int) -> float:
@@ -47,6 +73,9 @@ def linear_epoch_warmup(base_sequences: float, base_batch: int, batch: int) -> i
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Gives every parameter group this learning rate."""
+    """Gives every parameter group this learning rate; a tensor is filled in place, since a captured step reads it."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

@@ -80,6 +80,11 @@ def use_cuda(hardware: HardwareSettings) -> bool:
     return hardware.device == "cuda" or (hardware.device == "auto" and torch.cuda.is_available())
 
 
+def run_device(hardware: HardwareSettings) -> torch.device:
+    """The kind of device that these settings mean on this machine; torch's current GPU where it is one."""
+    return torch.device("cuda" if use_cuda(hardware) else "cpu")
+
+
 def device_count(hardware: HardwareSettings) -> int:
     """Processes that the settings ask for on this machine, one a device."""
     if hardware.devices:

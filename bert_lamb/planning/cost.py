@@ -8,12 +8,13 @@ from typing import Any
 
 from bert_lamb.data.planner import known_tokens, most_sequences
 from bert_lamb.errors import UserError
+from bert_lamb.hardware import Precision
 from bert_lamb.model import STATIC, activation_bytes, parameter_count, training_flops
 from bert_lamb.optim import square_root_scaled
 from bert_lamb.parallel import use_cuda
 from bert_lamb.run.schedule import schedule, scheduling_phase
 from bert_lamb.settings import Settings
-from bert_lamb.words import rate_words
+from bert_lamb.words import counted, rate_words, rough_duration, times_read
 
 OPTIMIZER_WORDS = {
     "paper": "LAMB as in the paper", "google": "LAMB as the authors' code", "apex": "LAMB as apex's FusedLAMB",
@@ -53,6 +54,7 @@ class Budget:
     """What a run takes."""
 
     devices: int
+    precision: Precision
     phases: tuple[PhaseBudget, PhaseBudget]
     flops: float
     hours: float
@@ -77,13 +79,16 @@ def batch_warnings(s: Settings) -> list[str]:
     return warnings
 
 
-def budget(s: Settings, devices: int, manifest: dict[str, Any] | None = None) -> Budget:
-    """The budget on so many devices; without a manifest the vocabulary is data.vocab_size."""
+def budget(s: Settings, devices: int, precision: Precision, manifest: dict[str, Any] | None = None) -> Budget:
+    """The budget on so many devices in this precision; without a manifest the vocabulary is data.vocab_size."""
     vocab_size = manifest["tokenizer"]["size"] if manifest else s.data.vocab_size
-    phases = (_phase(s, 1, devices, vocab_size, manifest), _phase(s, 2, devices, vocab_size, manifest))
+    phases = (
+        _phase(s, 1, devices, precision.name, vocab_size, manifest),
+        _phase(s, 2, devices, precision.name, vocab_size, manifest),
+    )
     flops = sum(p.flops for p in phases)
     hours = sum(p.flops / (p.tflops * 1e12 * devices) for p in phases) / 3600
-    return Budget(devices, phases, flops, hours)
+    return Budget(devices, precision, phases, flops, hours)
 
 
 def device_rate(s: Settings, seq_len: int) -> tuple[float, str]:
@@ -104,12 +109,14 @@ def device_rate(s: Settings, seq_len: int) -> tuple[float, str]:
     return max(rates), f"measured on {device}, commit {str(machine['commit'])[:7]} ({path})"
 
 
-def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: dict[str, Any] | None) -> PhaseBudget:
+def _phase(
+    s: Settings, number: int, devices: int, precision: str, vocab_size: int, manifest: dict[str, Any] | None
+) -> PhaseBudget:
     phase, lr = s.phase(number), schedule(s, number)
     h, cuda = s.hardware, use_cuda(s.hardware)
     tokens = known_tokens(h.micro_batch_tokens, cuda)
     masked = max(1, round(s.masking.share * phase.seq_len))
-    memory = STATIC[h.precision] * parameter_count(s.model, vocab_size)
+    memory = STATIC[precision] * parameter_count(s.model, vocab_size)
     micro = micro_batches = None
     if tokens:
         most = most_sequences(tokens, phase.seq_len)
@@ -117,7 +124,7 @@ def _phase(s: Settings, number: int, devices: int, vocab_size: int, manifest: di
         micro = -(-phase.global_batch // (devices * micro_batches))
         rows = min(most, -(-phase.global_batch // devices))
         batch = (rows * phase.seq_len, phase.seq_len, rows * masked)
-        memory += activation_bytes(s.model, vocab_size, *batch, h.precision, h.recompute, not cuda)
+        memory += activation_bytes(s.model, vocab_size, *batch, precision, h.recompute, not cuda)
     sequences = phase.steps * phase.global_batch
     rates = [lr(step) for step in range(phase.steps)]
     tflops, source = device_rate(s, phase.seq_len)
@@ -140,7 +147,7 @@ def budget_text(s: Settings, b: Budget) -> str:
     for number, p in enumerate(b.phases, 1):
         rises = f"0 -> {p.peak_lr:.3g}" if p.first_lr == 0 else f"{p.first_lr:.3g}"
         rate = f"lr {rises} -> {p.last_lr:.2g}"
-        read = f", data read {p.passes:.1f} times" if p.passes is not None else ""
+        read = f", {times_read(p.passes)}" if p.passes is not None else ""
         lines.append(
             f"  phase {number}: {p.steps:,} steps x {p.global_batch:,} sequences x {p.seq_len} tokens "
             f"= {_big(p.tokens)} tokens{read}; {p.flops:.2e} FLOPs; {rate}"
@@ -151,14 +158,17 @@ def budget_text(s: Settings, b: Budget) -> str:
                 f"           untuned rule: peak lr {own.peak_lr:.3g}, warm-up {own.warmup_steps:,} of "
                 f"{own.total_steps:,} steps"
             )
-        cut = f"{p.micro_batches} micro-batches of up to {p.micro_batch} sequences{each}"
-        lines.append(f"           batch: {cut if p.micro_batches else f'as large micro-batches as fit{each}'}")
-    time = f"{b.hours:,.1f} hours" if b.hours >= 1 else f"{b.hours * 60:.0f} minutes"
+        cut = f"micro-batches as large as fit{each}"
+        if p.micro_batches is not None and p.micro_batch is not None:
+            cut = counted(p.micro_batches, "micro-batch", "micro-batches")
+            cut += f" of up to {counted(p.micro_batch, 'sequence')}{each}"
+        lines.append(f"           batch: {cut}")
+    lines.append(f"  precision: {b.precision.name} ({b.precision.why})")
     most = max(p.memory_gib for p in b.phases)
     more = "" if b.phases[0].micro_batches else ", and activations as they fit"
     size = f"{most:.1f} GiB" if most >= 1 else f"{1024 * most:.0f} MiB"
     lines.append(f"  memory: about {size} a device{more}")
-    lines.append(f"  {b.flops:.2e} FLOPs: about {time} at {rate_words(b.record()['phases'])}")
+    lines.append(f"  {b.flops:.2e} FLOPs: about {rough_duration(3600 * b.hours)} at {rate_words(b.record()['phases'])}")
     lines += [f"  warning: {warning}" for warning in batch_warnings(s)]
     return "\n".join(lines)
 

@@ -11,17 +11,18 @@ from bert_lamb.data.manifest import read_manifest, verify_store
 from bert_lamb.data.planner import equal_micro_batches, known_tokens, most_sequences
 from bert_lamb.data.store import StoreError
 from bert_lamb.model import STATIC, build_bert, parameter_count
-from bert_lamb.optim import decay_groups
+from bert_lamb.optim import decay_groups, has_compiler
 from bert_lamb.parallel import device_count, use_cuda
 from bert_lamb.planning.cost import Budget
-from bert_lamb.run import data_folder
+from bert_lamb.planning.origin import origin_problems
+from bert_lamb.run import OriginError, data_folder, list_checkpoints, locate_run
 from bert_lamb.settings import ModelSettings, Settings
 from bert_lamb.tasks.squad_data import missing_files
 
 
 def preflight_problems(s: Settings) -> list[str]:
     """What would stop this run later, besides the settings themselves."""
-    problems = [*_devices(s), *_split(s), *_patterns(s), *missing_files(s.finetune)]
+    problems = [*_devices(s), *_compiler(s), *_split(s), *_patterns(s), *missing_files(s.finetune)]
     if s.model.init_from is not None and not Path(s.model.init_from).is_dir():
         problems.append(f"model.init_from={s.model.init_from}: no such folder")
     folder = data_folder(s)
@@ -29,10 +30,23 @@ def preflight_problems(s: Settings) -> list[str]:
         manifest = read_manifest(folder)
     except StoreError as error:
         return [*problems, str(error)]
+    try:
+        problems += origin_problems(s, manifest)
+    except OriginError as error:
+        return [*problems, str(error)]
     wrong = _data(s, manifest)
     if not wrong and s.hardware.local_data is None:  # else each file is compared while it is copied
         wrong = verify_store(folder, manifest)
     return problems + wrong + _room(s, manifest)
+
+
+def unused_devices(s: Settings) -> list[str]:
+    """A GPU of this machine that is no CUDA device: said, since a user would expect it to be used."""
+    if use_cuda(s.hardware) or not torch.backends.mps.is_available():
+        return []
+    return [
+        "this machine's Apple GPU (mps) is not used: this project trains on CPUs and on CUDA GPUs; the CPU is taken"
+    ]
 
 
 def memory_warnings(s: Settings, plan: Budget) -> list[str]:
@@ -62,6 +76,12 @@ def _devices(s: Settings) -> list[str]:
     if there == 0:
         return ["hardware.device=cuda: torch sees no GPU here; hardware.device=cpu runs without one"]
     return [f"hardware.devices={asked}: this machine has {there} GPUs"] if asked > there else []
+
+
+def _compiler(s: Settings) -> list[str]:
+    if s.hardware.compile != "on" or use_cuda(s.hardware) or has_compiler():
+        return []
+    return ["hardware.compile=on: no C++ compiler works here; hardware.compile=auto goes on without one"]
 
 
 def _split(s: Settings) -> list[str]:
@@ -125,10 +145,21 @@ def _room(s: Settings, manifest: dict[str, Any]) -> list[str]:
         )
     root = Path(s.run.root)
     existing = next(p for p in (root.absolute(), *root.absolute().parents) if p.exists())
-    needed, free = 12 * size * 2 * (s.run.keep_checkpoints + 1), shutil.disk_usage(existing).free
+    needed, free = _bytes_to_come(s, size), shutil.disk_usage(existing).free
     if needed > free:
         problems.append(
-            f"run.root={root} has {free / 2**30:.1f} GiB free, checkpoints need {needed / 2**30:.1f}: "
+            f"run.root={root} has {free / 2**30:.1f} GiB free, checkpoints still need {needed / 2**30:.1f}: "
             "lower run.keep_checkpoints or choose another disk"
         )
     return problems
+
+
+def _bytes_to_come(s: Settings, size: int) -> int:
+    """What the checkpoints of both phases will still take: those that a run has written already lie on the disk."""
+    each = 12 * size  # weights and two moments, fp32
+    kept = s.run.keep_checkpoints + 1 + (s.recovery.policy == "rollback")  # one being written, one to go back to
+    folder, needed = locate_run(s), 0
+    for number in (1, 2):
+        there = sum(f.stat().st_size for p in list_checkpoints(folder.checkpoints(number)) for f in p.iterdir())
+        needed += 0 if folder.result_file(number).is_file() else max(0, kept * each - there)
+    return needed

@@ -28,6 +28,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "bert_lamb",  # else every SVG has ids of its own
 }
 NO_DATE = {"Date": None, "Creator": None}
+TIMED = ("seconds", "sequences", "tokens", "padding")  # what a line must hold to tell a speed
 LABEL_INCHES = 0.27  # least height of a band of the heat map, so that labels stay apart
 KINDS = {  # parameter names without their layer -> what people call them, in the order of the forward pass
     "bert.embeddings.word_embeddings.weight": "word embeddings",
@@ -168,11 +169,12 @@ def throughput_figure(run: RunRecord) -> Figure | None:
     """Sequences and real tokens a second, and padding where there was any."""
     if not any(phase.total("seconds") for phase in run.phases.values()):
         return None
-    padded = any(line["padding"] for phase in run.phases.values() for line in phase.lines if line.get("seconds"))
+    timed = {n: [line for line in phase.lines if all(line.get(k) is not None for k in TIMED) and line["seconds"] > 0]
+             for n, phase in run.phases.items()}  # fmt: skip
+    padded = any(line["padding"] for lines in timed.values() for line in lines)
     labels = ["sequences / s", "1000 real\ntokens / s"] + (["padding (%)"] if padded else [])
     figure, panels = _panels(run, len(labels), height=2.5 * len(labels))
-    for number, phase in run.phases.items():
-        lines = [line for line in phase.lines if line.get("seconds")]
+    for number, lines in timed.items():
         steps = [line["step"] + _offset(run, number) for line in lines]
         speeds = (
             [line["sequences"] / line["seconds"] for line in lines],

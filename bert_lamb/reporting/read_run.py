@@ -1,16 +1,19 @@
 """Reads a run folder into one record: all that tables and figures are made of, and nothing from elsewhere."""
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from bert_lamb.errors import UserError
-from bert_lamb.run import RunFolder
+from bert_lamb.jsonfiles import Fits, read_lines, read_object
+from bert_lamb.run import RESULT, ArmFolder, Origin, RunFolder, is_arm_result, is_event, is_metrics_line
 from bert_lamb.settings import RECIPE_PARTS, leaves, recipe_hash, source_of
+
+PARTS = ("experiment", "seed", "model", "data", "phase1", "phase2", "finetune")  # of settings, in every version
 
 
 class ReportError(UserError):
@@ -23,6 +26,7 @@ class PhaseRecord:
 
     lines: list[dict[str, Any]]  # of metrics.jsonl, by step; the last line of a step
     result: dict[str, Any] | None  # None: not finished
+    begun_at: int = 0  # steps that another run had done before (run.from_checkpoint)
 
     def column(self, key: str) -> tuple[list[int], list[float]]:
         """Steps and values of the lines that have a finite value."""
@@ -38,6 +42,11 @@ class PhaseRecord:
     def steps(self) -> int:
         """Steps done."""
         return self.lines[-1]["step"] if self.lines else 0
+
+    @property
+    def steps_here(self) -> int:
+        """Steps that this run did itself."""
+        return max(0, self.steps - self.begun_at)
 
     def total(self, key: str) -> float:
         """Sum over all lines."""
@@ -66,6 +75,8 @@ class RunRecord:
     events: list[dict[str, Any]]
     phases: dict[int, PhaseRecord]
     arms: list[ArmRecord]
+    origin: Origin | None  # the checkpoint of another run that this one began from
+    problems: list[str]  # files and lines that could not be read and are left out, and what was kept aside as damaged
 
     def arm(self, kind: str) -> ArmRecord | None:
         """The arm `pretrained` or `scratch`; of several, the one with the settings of the last start."""
@@ -75,29 +86,43 @@ class RunRecord:
 
 
 def read_run(path: Path) -> RunRecord:
-    """The record of a run folder; whatever a stage has not written yet is empty."""
+    """The record of a run folder; whatever a stage has not written yet, or what is damaged, is empty."""
     folder = RunFolder(path)
     if not folder.settings_file.is_file():
         raise ReportError(f"{path} is no run folder: it has no settings.yaml; run `make pretrain` first")
     settings = _settings(folder.settings_file)
-    arms = [
-        ArmRecord(
-            name=arm.path.name,
-            result=_json(arm.result_file),
-            settings=_settings(arm.settings_file),
-            machine=_json(arm.machine_file) or {},
-        )
-        for arm in folder.finished_arms()
+    files: dict[Path, Fits] = {  # what the report takes from each file must be there
+        folder.recipe_file: bool,
+        folder.origin_file: bool,
+        folder.manifest_file: _is_manifest,
+        folder.machine_file: _is_machine,
+        folder.plan_file: _is_plan,
+        **{folder.result_file(n): bool for n in (1, 2)},
+    }
+    read = {file: read_object(file, fits) for file, fits in files.items()}
+    value = {file: found or {} for file, (found, _) in read.items()}
+    logs = {file: read_lines(file, is_metrics_line) for file in map(folder.metrics_file, (1, 2))}
+    logs[folder.events_file] = read_lines(folder.events_file, is_event)
+    steps, origin = {n: _steps(logs[folder.metrics_file(n)][0]) for n in (1, 2)}, folder.origin()
+    begun_at = {n: origin.step if origin and origin.phase == n else 0 for n in (1, 2)}
+    arms = [_arm(arm) for arm in folder.finished_arms()]
+    problems = [
+        *(problem for _, problem in read.values() if problem),
+        *(f"{file}: {len(bad)} lines cannot be read" for file, (_, bad) in logs.items() if bad),
+        *(problem for _, wrong in arms for problem in wrong),
+        *(f"{aside} was kept aside" for aside in _kept_aside(path)),
     ]
     return RunRecord(
-        name=f"{settings.experiment}-{recipe_hash(_json(folder.recipe_file) or {})}",
+        name=f"{settings.experiment}-{recipe_hash(value[folder.recipe_file])}",
         settings=settings,
-        manifest=_json(folder.manifest_file) or {},
-        machine=_json(folder.machine_file) or {},
-        plan=_json(folder.plan_file) or {},
-        events=list(_jsonl(folder.events_file)),
-        phases={n: PhaseRecord(_steps(folder.metrics_file(n)), _json(folder.result_file(n))) for n in (1, 2)},
-        arms=arms,
+        manifest=value[folder.manifest_file],
+        machine=value[folder.machine_file],
+        plan=value[folder.plan_file],
+        events=logs[folder.events_file][0],
+        phases={n: PhaseRecord(steps[n], value[folder.result_file(n)] or None, begun_at[n]) for n in (1, 2)},
+        arms=[arm for arm, _ in arms if arm],
+        origin=origin,
+        problems=[problem.replace(f"{path}/", "") for problem in problems],  # the same wherever the folder lies
     )
 
 
@@ -118,27 +143,77 @@ def plain(s: DictConfig) -> dict[str, Any]:
 
 def _settings(path: Path) -> DictConfig:
     """settings.yaml as it is, not against today's schema: a report must outlive new settings."""
-    return OmegaConf.load(path)  # type: ignore[return-value]
+    try:
+        settings = OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise ReportError(f"{path} is damaged: it cannot be read as settings ({error})") from error
+    lost = [part for part in PARTS if not isinstance(settings, DictConfig) or part not in settings]
+    if lost:
+        raise ReportError(f"{path} is damaged: it holds no {', '.join(lost)}")
+    return settings  # type: ignore[return-value]  # lists were refused
 
 
-def _steps(metrics: Path) -> list[dict[str, Any]]:
+def _arm(arm: ArmFolder) -> tuple[ArmRecord | None, list[str]]:
+    """An arm that has its result, and what is wrong with its files; no record where result or settings are damaged."""
+    read = (RESULT, arm.settings_file.name, arm.machine_file.name)
+    result, problem = read_object(arm.result_file, is_arm_result)
+    machine, problem_of_machine = read_object(arm.machine_file, _is_machine)
+    wrong = [f"{arm.path}/{what}" for what in arm.damaged(*read)] or [
+        found for found in (problem, problem_of_machine) if found
+    ]
+    try:
+        settings = _settings(arm.settings_file)
+    except ReportError as error:
+        return None, wrong or [str(error)]
+    if result is None or arm.damaged(*read[:2]):
+        return None, wrong
+    return ArmRecord(arm.path.name, result, settings, machine or {}), wrong
+
+
+def _kept_aside(path: Path) -> list[Path]:
+    """What earlier starts found damaged, and renamed."""
+    places = ("damaged-*", "phase*/damaged-*", "phase*/checkpoints/damaged-*", "squad/*/damaged-*")
+    return sorted(found for place in places for found in path.glob(place))
+
+
+def _steps(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Lines by step. A step that comes again after a roll-back or resume replaces all from there on."""
     kept: list[dict[str, Any]] = []
-    for line in _jsonl(metrics):
+    for line in lines:
         while kept and kept[-1]["step"] >= line["step"]:
             kept.pop()
         kept.append(line)
     return kept
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None
+def _is_plan(value: dict[str, Any]) -> bool:
+    phases = value.get("phases")
+    return (
+        all(_is_number(value.get(key)) for key in ("flops", "hours", "devices"))
+        and value["devices"] > 0
+        and isinstance(phases, list)
+        and len(phases) == 2
+        and all(isinstance(phase, dict) for phase in phases)
+        and all(_is_number(phase.get(key)) for phase in phases for key in ("flops", "steps", "tflops"))
+        and all(phase["steps"] > 0 and isinstance(phase.get("tflops_from"), str) for phase in phases)
+    )
 
 
-def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Every whole line; a run that was cut while writing leaves half of one."""
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
+def _is_machine(value: dict[str, Any]) -> bool:
+    words = (value.get("commit"), value.get("precision"))
+    return isinstance(value.get("versions", {}), dict) and all(word is None or isinstance(word, str) for word in words)
+
+
+def _is_manifest(value: dict[str, Any]) -> bool:
+    tokenizer, entropy = value.get("tokenizer", {}), value.get("unigram_entropy_nats")
+    return (
+        all(isinstance(value.get(key, {}), dict) for key in ("counts", "tokenizer", "rejects"))
+        and isinstance(value.get("notes", []), list)
+        and isinstance(tokenizer.get("size", 0), int)
+        and isinstance(tokenizer.get("sha256", ""), str)
+        and (entropy is None or _is_number(entropy))
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)

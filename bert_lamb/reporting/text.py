@@ -114,8 +114,10 @@ def _phases(run: RunRecord) -> list[str]:
     for n, phase in run.phases.items():
         p, seconds, sequences = run.settings[f"phase{n}"], phase.total("seconds"), phase.total("sequences")
         state = "done" if phase.result else "not finished" if phase.lines else "not started"
+        if run.origin and n < run.origin.phase:
+            state = "done by the run that this one began from"
         amounts = [f"{sequences:,.0f}", f"{phase.total('tokens'):,.0f}", number(phase.last("skipped"), 0)]
-        spent = sum(line["tflops"] * line["seconds"] for line in phase.lines if "tflops" in line)
+        spent = sum((line.get("tflops") or 0) * (line.get("seconds") or 0) for line in phase.lines)
         sequences_s, tflops = (x / seconds if x and seconds else None for x in (sequences, spent))
         speed = [f"{seconds:,.0f}", number(sequences_s, 0), number(tflops, 3)]
         done = f"{phase.steps:,} of {p.steps:,}"
@@ -123,7 +125,21 @@ def _phases(run: RunRecord) -> list[str]:
         keys = ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "heldout_mlm_loss", "heldout_mlm_accuracy")
         loss_rows.append([n, *(number(phase.last(key), 3) for key in keys)])
     counted = "TFLOP/s: of real tokens, a device."
-    return [*table(work, work_rows), "", counted, "", *table(losses, loss_rows), *_speed(run.plan, run.phases)]
+    tables = [*table(work, work_rows), "", counted, "", *table(losses, loss_rows)]
+    return [*_origin(run), *tables, *_speed(run.plan, run.phases)]
+
+
+def _origin(run: RunRecord) -> list[str]:
+    """Where the run began, if not at its first step."""
+    origin = run.origin
+    if origin is None:
+        return []
+    whose = f"run `{origin.run}`, recipe {origin.recipe}" if origin.run else "a run that is not known"
+    return [
+        f"Began from step {origin.step:,} of phase {origin.phase} of {whose}: checkpoint with SHA-256 "
+        f"{origin.sha256[:16]} of its SHA256SUMS. Steps before are that run's.",
+        "",
+    ]
 
 
 def _speed(plan: dict[str, Any], phases: dict[int, PhaseRecord]) -> list[str]:
@@ -131,7 +147,7 @@ def _speed(plan: dict[str, Any], phases: dict[int, PhaseRecord]) -> list[str]:
     if not plan:
         return []
     seconds = sum(phase.total("seconds") for phase in phases.values())
-    done = sum(p["flops"] * phases[n].steps / p["steps"] for n, p in enumerate(plan["phases"], 1))
+    done = sum(p["flops"] * phases[n].steps_here / p["steps"] for n, p in enumerate(plan["phases"], 1))
     planned = (
         f"Planned: {plan['flops']:.2e} FLOPs, {duration(plan['hours'] * 3600)} on {plan['devices']} device(s) at "
         f"{rate_words(plan['phases'])}."
@@ -152,6 +168,7 @@ def _events(run: RunRecord) -> list[str]:
     for n, phase in run.phases.items():
         if phase.lines and not phase.result:
             rows.append(["-", "not finished", f"phase {n}, step {phase.steps}"])
+    rows += [["-", "damaged", problem] for problem in run.problems]
     rows += [["-", what, details] for what, details in _disappointments(run)]
     return table("time | what | where", rows) if rows else ["Nothing: no step was skipped, nothing was resumed."]
 

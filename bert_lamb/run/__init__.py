@@ -1,40 +1,82 @@
 from bert_lamb.run.checkpoint import (
     CheckpointError,
-    list_checkpoints,
+    damage,
     load_checkpoint,
+    newest_whole,
     restart_bias_correction,
-    rollback_target,
     save_checkpoint,
-    set_aside,
     trained_parameters,
     verify_checkpoint,
 )
-from bert_lamb.run.folder import ArmFolder, RunFolder, RunFolderError, data_folder, locate_run, open_run
-from bert_lamb.run.metrics import Dashboard, MetricsLog, StepTotals, TrainingStoppedError, last_line
-from bert_lamb.run.progress import Progress
+from bert_lamb.run.folder import (
+    ARM_FILES,
+    RESULT,
+    ArmFolder,
+    RunFolder,
+    RunFolderError,
+    data_folder,
+    is_arm_result,
+    is_event,
+    is_phase_result,
+    locate_run,
+    open_run,
+    origin_of,
+)
+from bert_lamb.run.metrics import Dashboard, MetricsLog, StepTotals, TrainingStoppedError, is_metrics_line, last_line
+from bert_lamb.run.origin import Origin, OriginError, find_origin, run_of
+from bert_lamb.run.precision import keep_precision, precision_here, run_precision
+from bert_lamb.run.progress import Progress, read_progress
+from bert_lamb.run.retention import (
+    checkpoint_name,
+    keep_aside,
+    list_checkpoints,
+    newest_quiet,
+    rollback_target,
+    step_of,
+)
 from bert_lamb.run.signals import StopRequest
 
 __all__ = [
+    "ARM_FILES",
+    "RESULT",
     "ArmFolder",
     "CheckpointError",
     "Dashboard",
     "MetricsLog",
+    "Origin",
+    "OriginError",
     "Progress",
     "RunFolder",
     "RunFolderError",
     "StepTotals",
     "StopRequest",
     "TrainingStoppedError",
+    "checkpoint_name",
+    "damage",
     "data_folder",
+    "find_origin",
+    "is_arm_result",
+    "is_event",
+    "is_metrics_line",
+    "is_phase_result",
+    "keep_aside",
+    "keep_precision",
     "last_line",
     "list_checkpoints",
     "load_checkpoint",
     "locate_run",
+    "newest_quiet",
+    "newest_whole",
     "open_run",
+    "origin_of",
+    "precision_here",
+    "read_progress",
     "restart_bias_correction",
     "rollback_target",
+    "run_of",
+    "run_precision",
     "save_checkpoint",
-    "set_aside",
+    "step_of",
     "trained_parameters",
     "verify_checkpoint",
 ]

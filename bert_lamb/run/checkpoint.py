@@ -5,7 +5,7 @@ step-000500/  model.safetensors config.json (transformers opens this folder)  op
 """
 
 import json
-import shutil
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,12 +14,26 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForPreTraining
 
+from bert_lamb.checksums import SUMS, SumsError, changed_files, read_sums, write_sums
 from bert_lamb.errors import UserError
-from bert_lamb.files import file_sha256
 from bert_lamb.model import load_weights, save_weights
-from bert_lamb.run.progress import Progress
+from bert_lamb.run.progress import STATE, Progress, ProgressError, read_progress
+from bert_lamb.run.retention import (
+    being_written,
+    checkpoint_name,
+    delete_old,
+    keep_aside,
+    list_checkpoints,
+    publish,
+    put_back,
+    remove_leavings,
+    step_of,
+)
 
-SUMS = "SHA256SUMS"
+log = logging.getLogger(__name__)
+
+MOMENTS = "optimizer.safetensors"
+FILES = ("config.json", "model.safetensors", MOMENTS, STATE)
 
 
 class CheckpointError(UserError):
@@ -27,58 +41,83 @@ class CheckpointError(UserError):
 
 
 def save_checkpoint(
-    folder: Path, bert: BertForPreTraining, optimizer: torch.optim.Optimizer, progress: Progress, keep: int,
+    folder: Path,
+    bert: BertForPreTraining,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    keep: int,
     every: int | None = None,
-) -> Path:  # fmt: skip
-    """Writes `folder/step-N` by rename after its checksums; keeps the newest `keep` ones, and the one that a roll-back
-    to a multiple of `every` steps would need. Returns its path."""
-    final = folder / f"step-{progress.step:06d}"
-    aside = folder / f".{final.name}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
+    first: int = 0,
+) -> Path:
+    """Writes `folder/step-N` and returns its path: files and checksums to the disk, then the name.
+
+    Keeps the newest `keep` checkpoints, and the one that a roll-back to a multiple of `every` steps, or to the phase's
+    `first` step, would need.
+    """
+    remove_leavings(folder)
+    final = folder / checkpoint_name(progress.step)
+    aside = being_written(final)
     aside.mkdir(parents=True)
     save_weights(bert, aside)
-    save_file(_optimizer_tensors(bert, optimizer), aside / "optimizer.safetensors")
-    (aside / "state.json").write_text(json.dumps(asdict(progress), indent=1) + "\n")
-    sums = {path.name: file_sha256(path) for path in sorted(aside.iterdir())}
-    (aside / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
-    replaced = folder / f".{final.name}.old"
-    shutil.rmtree(replaced, ignore_errors=True)
-    if final.exists():
-        final.rename(replaced)
-    aside.rename(final)
-    shutil.rmtree(replaced, ignore_errors=True)
-    checkpoints = list_checkpoints(folder)
-    spared = rollback_target(checkpoints, every) if every else None
-    for old in checkpoints[:-keep]:
-        if old != spared:
-            shutil.rmtree(old)
+    save_file(_optimizer_tensors(bert, optimizer), aside / MOMENTS)
+    (aside / STATE).write_text(json.dumps(asdict(progress), indent=1) + "\n")
+    write_sums(aside, FILES)
+    publish(aside, final)
+    delete_old(folder, final, keep, every, first)
     return final
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    return sorted(folder.glob("step-*"), key=lambda p: (len(p.name), p.name))
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that matches its checksums, and a sentence on each newer one, which is kept aside.
+
+    None where there is no checkpoint at all; where there are some and none is whole, CheckpointError and nothing moved.
+    """
+    put_back(folder)
+    checkpoints = list_checkpoints(folder)
+    damaged: list[tuple[Path, str]] = []
+    for path in reversed(checkpoints):
+        if (found := damage(path)) is None:
+            break
+        damaged.append((path, found))
+    if damaged and len(damaged) == len(checkpoints):
+        verify_checkpoint(damaged[0][0])
+    return (checkpoints[-len(damaged) - 1] if checkpoints else None), [
+        f"{found}; kept aside as {keep_aside(path, 'damaged').name}" for path, found in damaged
+    ]
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, the file named: missing, changed, or of another step than its name tells."""
+    try:
+        sums = read_sums(path)
+    except SumsError as error:
+        return f"{path / SUMS} cannot be read ({error})"
+    if changed := changed_files(path, sums, {*FILES, *sums}):
+        return f"{path / changed[0]} does not match {SUMS}"
+    try:
+        step = read_progress(path).step
+    except ProgressError as error:
+        return str(error)
+    if step_of(path) not in (None, step):
+        return f"{path / STATE} is of step {step}: the folder was given another checkpoint's name"
+    return None
 
 
 def verify_checkpoint(path: Path) -> None:
     """Refuses a checkpoint of which any file is missing or changed, and offers the one before."""
-    others = [p for p in list_checkpoints(path.parent) if (len(p.name), p.name) < (len(path.name), path.name)]
+    found = damage(path)
+    if found is None:
+        return
+    checkpoints = list_checkpoints(path.parent)
+    step = step_of(path) or 0
+    before = [p for p in checkpoints if (step_of(p) or 0) < step]
+    later = [p.name for p in checkpoints if (step_of(p) or 0) > step]  # else these would be gone on from
     result = path.parents[1] / "result.json"  # a finished phase would else be taken as done
-    damaged = f"{path} and {result}" if result.is_file() else str(path)
-    way_out = f"remove {damaged} to " + (f"go on from {others[-1]}" if others else "start this phase again")
-    sums_path = path / SUMS
-    try:
-        *lines, end = sums_path.read_bytes().decode().split("\n")
-        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-        if end:
-            raise ValueError("its last line is cut")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{sums_path} cannot be read ({error}): the checkpoint is refused; {way_out}") from error
-    needed = {"model.safetensors", "optimizer.safetensors", "state.json", "config.json"}
-    for name in sorted(needed | sums.keys()):
-        file = path / name
-        if not file.is_file() or name not in sums or file_sha256(file) != sums[name]:
-            raise CheckpointError(f"{file} does not match {SUMS}: the checkpoint is damaged and refused; {way_out}")
+    in_the_way = [str(path), *later, *([str(result)] if result.is_file() else [])]
+    way_out = f"remove {' and '.join(in_the_way)} to " + (
+        f"go on from {before[-1]}" if before else "start this phase again"
+    )
+    raise CheckpointError(f"{found}: the checkpoint is damaged and refused; {way_out}")
 
 
 def load_checkpoint(path: Path, bert: BertForPreTraining, optimizer: torch.optim.Optimizer | None) -> Progress:
@@ -87,27 +126,8 @@ def load_checkpoint(path: Path, bert: BertForPreTraining, optimizer: torch.optim
     load_weights(bert, path)
     if optimizer is not None:
         optimizer.state.clear()
-        _load_optimizer(bert, optimizer, load_file(path / "optimizer.safetensors"))
+        _load_optimizer(bert, optimizer, load_file(path / MOMENTS))
     return read_progress(path)
-
-
-def read_progress(path: Path) -> Progress:
-    """A checkpoint's state.json."""
-    return Progress(**json.loads((path / "state.json").read_text()))
-
-
-def rollback_target(checkpoints: list[Path], every: int) -> Path | None:
-    """The newest one of a multiple of `every` steps at which nothing was wrong; None where someone removed it. Others
-    are there by the chance of when a run was cut, and where it goes back to must not depend on that (law 2)."""
-    states = ((path, read_progress(path)) for path in reversed(checkpoints))
-    return next((path for path, state in states if state.step % every == 0 and state.quiet), None)
-
-
-def set_aside(path: Path) -> None:
-    """Keeps a checkpoint that a roll-back has gone behind under a name from which nothing resumes."""
-    place = path.with_name(f"rolled-back-{path.name}")
-    shutil.rmtree(place, ignore_errors=True)
-    path.rename(place)
 
 
 def restart_bias_correction(optimizer: torch.optim.Optimizer) -> None:
@@ -135,4 +155,7 @@ def _load_optimizer(
     parameters = dict(bert.named_parameters())
     for key, value in tensors.items():
         name, _, part = key.rpartition("/")
-        optimizer.state[parameters[name]][part] = value.to(parameters[name].device)
+        p = parameters[name]
+        # moments are fp32, or their parameter's type where it is wider
+        dtype = value.dtype if part == "step" else torch.promote_types(p.dtype, torch.float32)
+        optimizer.state[p][part] = value.to(p.device, dtype)

@@ -2,22 +2,28 @@
 
 runs/<experiment>-<recipe hash>/
   settings.yaml data_manifest.json machine.json plan.json recipe.json events.jsonl
+  origin.json (where it began from another run's checkpoint)
   phase1/  metrics.jsonl  checkpoints/step-000500/  result.json (last: done)
   phase2/  the same       squad/<arm>-<hash>-seed0/  report/
 """
 
 import fcntl
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bert_lamb.checksums import SUMS, SumsError, changed_files, read_sums
 from bert_lamb.data.manifest import MANIFEST
+from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.errors import UserError
-from bert_lamb.files import drop_half_line, file_sha256, write_json, write_whole
+from bert_lamb.files import file_sha256, write_json, write_whole
+from bert_lamb.jsonfiles import clean_lines, object_or_aside, read_lines, read_object
+from bert_lamb.run.origin import ORIGIN, Origin, OriginError, find_origin, read_origin
 from bert_lamb.settings import Settings, difference, read_settings, recipe, recipe_hash, settings_yaml
 
 
@@ -29,6 +35,9 @@ SETTINGS = "settings.yaml"  # of a run's last start, and of each arm
 MACHINE = "machine.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"  # written last: the phase or arm is done
+PREDICTIONS = "predictions.json"
+ARM_FILES = (SETTINGS, MACHINE, METRICS, PREDICTIONS, "config.json", "model.safetensors", VOCABULARY)  # besides RESULT
+CHECKPOINT = re.compile(r"checkpoints/step-[0-9]{6,}")  # what a phase's result.json may name
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,27 @@ class ArmFolder:
 
     @property
     def predictions_file(self) -> Path:
-        return self.path / "predictions.json"
+        return self.path / PREDICTIONS
 
     @property
     def result_file(self) -> Path:
         return self.path / RESULT
+
+    def result(self) -> dict[str, Any] | None:
+        """A finished arm's result, else None; a damaged one is kept aside, and the arm counts as not finished."""
+        return object_or_aside(self.result_file, is_arm_result)
+
+    def damaged(self, *names: str) -> list[str]:
+        """Of these files, by default all, those that do not match the arm's checksums, in words. None of an arm that
+        an older version wrote, without any."""
+        if not (self.path / SUMS).exists():
+            return []
+        try:
+            sums = read_sums(self.path)
+        except SumsError as error:
+            return [f"{SUMS} cannot be read ({error})"]
+        changed = changed_files(self.path, sums, names or {*sums, *ARM_FILES, RESULT})
+        return [f"{name} does not match {SUMS}" for name in changed]
 
 
 @dataclass(frozen=True)
@@ -82,8 +107,17 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def precision_file(self) -> Path:
+        """What `hardware.precision=auto` is on the machine of the last start."""
+        return self.path / "precision.json"
+
+    @property
     def recipe_file(self) -> Path:
         return self.path / "recipe.json"
+
+    @property
+    def origin_file(self) -> Path:
+        return self.path / ORIGIN
 
     @property
     def micro_batches_file(self) -> Path:
@@ -120,9 +154,12 @@ class RunFolder:
         return [ArmFolder(path.parent) for path in sorted(self.path.glob(f"squad/*/{RESULT}"))]
 
     def phase_result(self, number: int) -> dict[str, Any] | None:
-        """A finished phase's result, else None."""
-        path = self.result_file(number)
-        return json.loads(path.read_text()) if path.is_file() else None
+        """A finished phase's result, else None; a damaged one is kept aside, and is made again from the checkpoint."""
+        return object_or_aside(self.result_file(number), is_phase_result)
+
+    def origin(self) -> Origin | None:
+        """The checkpoint of another run that this one began from, if it did."""
+        return read_origin(self.path)
 
     def finish_phase(self, number: int, result: dict[str, Any]) -> None:
         """Written last: its presence says that the phase is done."""
@@ -160,9 +197,22 @@ class RunFolder:
     def event(self, kind: str, **details: Any) -> None:
         """Appends to events.jsonl: starts, resumes, skips, whatever a report should tell."""
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": kind, **details}
-        drop_half_line(self.events_file)
+        clean_lines(self.events_file, is_event)
         with self.events_file.open("a") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def event_once(self, kind: str, *, phase: int, step: int, rollbacks: int, **details: Any) -> None:
+        """An event of one step, told once: a run that was cut does some steps again, and goes wrong again in them.
+
+        `rollbacks` is how many there were before: after one, the step reads other sequences and is another event.
+        """
+        place = {"event": kind, "phase": phase, "step": step, "rollbacks": rollbacks}
+        for event in reversed(read_lines(self.events_file, is_event)[0]):
+            if event["event"] == "start" and event.get("phase") == phase:
+                break  # what stands before belongs to an earlier beginning of this phase
+            if all(event.get(key) == value for key, value in place.items()):
+                return
+        self.event(kind, phase=phase, step=step, rollbacks=rollbacks, **details)
 
 
 def data_folder(s: Settings) -> Path:
@@ -170,18 +220,58 @@ def data_folder(s: Settings) -> Path:
     return Path(s.data.root) / s.data.name
 
 
+def is_event(value: dict[str, Any]) -> bool:
+    """Whether an object is a line of events.jsonl."""
+    return isinstance(value.get("event"), str) and isinstance(value.get("phase", 1), int)
+
+
+def is_phase_result(value: dict[str, Any]) -> bool:
+    """Whether an object is a phase's result.json: what it names is a checkpoint of that phase and nothing else."""
+    return isinstance(value.get("checkpoint"), str) and CHECKPOINT.fullmatch(value["checkpoint"]) is not None
+
+
+def is_arm_result(value: dict[str, Any]) -> bool:
+    """Whether an object is an arm's result.json: it has all that reports and evaluations read."""
+    numbers = ("f1", "em", "questions", "train_questions", "steps", "skipped", "loss", "seconds")
+    return (
+        isinstance(value.get("arm"), str)
+        and isinstance(value.get("unmatched"), list)
+        and all(isinstance(value.get(key), int | float) for key in numbers)
+    )
+
+
+def origin_of(s: Settings) -> Origin | None:
+    """The checkpoint that these settings begin from; of a run that is named, and has begun, as its folder tells."""
+    path = s.run.from_checkpoint
+    if path is None:
+        return None
+    try:
+        return find_origin(path)
+    except OriginError:
+        known = read_origin(Path(s.run.root) / s.run.name) if s.run.name else None
+        if known is None or known.path != str(Path(path).absolute()):
+            raise
+        return known
+
+
 def locate_run(s: Settings) -> RunFolder:
     """The folder that belongs to these settings, whether it exists or not; needs prepared data."""
-    name = s.run.name or f"{s.experiment}-{recipe_hash(recipe(s, _digest(s)))}"
+    name = s.run.name or f"{s.experiment}-{recipe_hash(recipe(s, _digest(s), _deciding(origin_of(s))))}"
     return RunFolder(Path(s.run.root) / name)
 
 
 def open_run(s: Settings) -> RunFolder:
     """Creates the folder of these settings, or goes on in it; refuses one that holds another recipe."""
-    folder = locate_run(s)
-    new = recipe(s, _digest(s))
-    if folder.recipe_file.is_file():
-        lines = difference(json.loads(folder.recipe_file.read_text()), json.loads(json.dumps(new)))
+    folder, origin = locate_run(s), origin_of(s)
+    new = recipe(s, _digest(s), _deciding(origin))
+    old, problem = read_object(folder.recipe_file)
+    if problem:
+        raise RunFolderError(
+            f"{problem}, so nothing tells whose run this is: choose another run.name, or delete that file if "
+            "the folder is of these very settings"
+        )
+    if old:
+        lines = difference(old, json.loads(json.dumps(new)))
         if lines:
             raise RunFolderError(
                 f"{folder.path} holds a run of another recipe:\n- " + "\n- ".join(lines)
@@ -189,9 +279,15 @@ def open_run(s: Settings) -> RunFolder:
             )  # fmt: skip
     folder.path.mkdir(parents=True, exist_ok=True)
     write_json(folder.recipe_file, new)
+    if origin:
+        write_json(folder.origin_file, asdict(origin))
     write_whole(folder.manifest_file, (data_folder(s) / MANIFEST).read_bytes())
     write_whole(folder.settings_file, settings_yaml(s).encode())
     return folder
+
+
+def _deciding(origin: Origin | None) -> dict[str, Any] | None:
+    return origin.deciding() if origin else None
 
 
 def _digest(s: Settings) -> str:

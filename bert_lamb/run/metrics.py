@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bert_lamb.batch import Denominators, LossSums, PackedBatch
 from bert_lamb.errors import UserError
-from bert_lamb.files import drop_half_line
+from bert_lamb.jsonfiles import clean_lines, read_lines
 from bert_lamb.optim import Layerwise
 from bert_lamb.parallel import Single
 from bert_lamb.run.folder import RunFolder
@@ -27,7 +27,6 @@ from bert_lamb.words import duration
 
 log = logging.getLogger(__name__)
 
-PENDING = ("sequences", "tokens", "computed", "seconds", "flops")  # summed from line to line
 CONSOLE_EVERY_S = 10.0  # a line that often, so that a log file stays readable
 
 
@@ -88,7 +87,7 @@ class StepTotals:
         self._sums = sums if self._sums is None else self._sums + sums
         self._computed += len(batch.input_ids)
 
-    def reduce(self, strategy: Single, stop: StopRequest) -> None:
+    def reduce(self, strategy: Single, stop: StopRequest | bool) -> None:
         """Sums over ranks, so that every rank sees the same numbers and stops at the same step."""
         assert self._sums is not None
         mine = torch.cat([self._sums, self._sums.new_tensor([self._computed, bool(stop)])])
@@ -114,11 +113,11 @@ class MetricsLog:
         self._names, self._dashboard = names, dashboard
         self._flops, self._strategy, self._peak_tflops = flops, strategy, s.hardware.peak_tflops
         self._last_line_s = -CONSOLE_EVERY_S
-        self._folder, self._pending = folder, dict.fromkeys(PENDING, 0.0)
+        self._folder = folder
         if dashboard is not None:
             path = folder.metrics_file(progress.phase)
             path.parent.mkdir(parents=True, exist_ok=True)
-            drop_half_line(path)
+            clean_lines(path, is_metrics_line)
             self._file = path.open("a")
 
     def step(
@@ -128,13 +127,17 @@ class MetricsLog:
         """Takes a finished step and writes its line, if due."""
         if progress.skipped_in_row and self._dashboard is not None:
             self._skipped(progress, optimizer)
-        pending = self._pending
-        pending["sequences"] += counts.sequences
-        pending["tokens"] += counts.tokens
-        pending["computed"] += totals.computed_tokens
-        pending["seconds"] += seconds
-        pending["flops"] += self._flops(counts)
-        if self._dashboard is None or not (self._due(progress.step, self._run.log_every) or heldout):
+        pending = progress.add_counts(
+            sequences=counts.sequences,
+            tokens=counts.tokens,
+            computed=totals.computed_tokens,
+            seconds=seconds,
+            flops=self._flops(counts),
+        )
+        if not (self._due(progress.step, self._run.log_every) or heldout):
+            return
+        progress.pending = {}
+        if self._dashboard is None:
             return
         mlm, nsp = totals.mlm / counts.masked, totals.nsp / counts.sequences
         line: dict[str, Any] = {
@@ -156,7 +159,6 @@ class MetricsLog:
         if self._peak_tflops is not None:
             line["mfu"] = line["tflops"] / self._peak_tflops
         line["peak_memory_gib"] = round(peak_memory(self._strategy.device) / 2**30, 3)
-        self._pending = dict.fromkeys(PENDING, 0.0)
         if self._due(progress.step, self._run.trust_ratios_every):
             ratios = torch.stack(list(optimizer.trust_ratios.values())).tolist()
             line["trust_ratios"] = dict(zip(self._names, (round(r, 6) for r in ratios), strict=True))
@@ -197,7 +199,10 @@ class MetricsLog:
 
     def _skipped(self, progress: Progress, optimizer: Layerwise) -> None:
         """Tells of a step without a finite gradient."""
-        self._folder.event("skipped", phase=progress.phase, step=progress.step, in_row=progress.skipped_in_row)
+        self._folder.event_once(
+            "skipped", phase=progress.phase, step=progress.step, rollbacks=progress.rollbacks,
+            in_row=progress.skipped_in_row,
+        )  # fmt: skip
         log.warning(
             "phase %d, step %d: the gradient's norm is %f; the step is not applied (%d in a row)",
             progress.phase, progress.step, float(optimizer.grad_norm), progress.skipped_in_row,  # type: ignore[arg-type]
@@ -205,9 +210,20 @@ class MetricsLog:
 
 
 def last_line(path: Path, step: int) -> dict[str, Any]:
-    """The line of `step` that counts: the last one, since a resumed run may write it again."""
-    lines = (json.loads(line) for line in path.read_text().splitlines())
-    return [line for line in lines if line["step"] == step][-1]
+    """The line of `step` that counts: the last one, since a resumed run may write it again. Empty where it is lost."""
+    lines, _ = read_lines(path, is_metrics_line)
+    return next((line for line in reversed(lines) if line["step"] == step), {})
+
+
+def is_metrics_line(value: dict[str, Any]) -> bool:
+    """Whether an object is a line of metrics.jsonl: a step, and numbers by name."""
+    ratios = value.get("trust_ratios", {})
+    numbers = [v for name, v in value.items() if name != "trust_ratios"]
+    return (
+        type(value.get("step")) is int
+        and isinstance(ratios, dict)
+        and all(v is None or isinstance(v, int | float) for v in [*numbers, *ratios.values()])
+    )
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,9 +1,18 @@
 """The state of a run besides weights and moments, and whether the run has gone wrong (law 2)."""
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
+from bert_lamb.errors import UserError
 from bert_lamb.settings import RecoverySettings
+
+STATE = "state.json"
+
+
+class ProgressError(UserError):
+    """A state.json that this version cannot read."""
 
 
 @dataclass
@@ -18,6 +27,7 @@ class Progress:
     high_in_row: int = 0  # steps in a row whose loss stood far above the recent ones
     rollbacks: int = 0  # of this phase
     recent_losses: list[float] = field(default_factory=list)  # of the last applied steps that were not high, nats
+    pending: dict[str, float] = field(default_factory=dict)  # counts since the last line of metrics.jsonl
 
     def finish_step(self, loss: float, applied: bool, r: RecoverySettings) -> None:
         """Counts a step; one whose gradient was not finite was not applied, but its sequences are consumed."""
@@ -33,6 +43,11 @@ class Progress:
         else:
             self.high_in_row = 0
             self.recent_losses = [*self.recent_losses, loss][-r.window :]
+
+    def add_counts(self, **counts: float) -> dict[str, float]:
+        """Adds a step's counts to those since the last line of metrics.jsonl; returns the sums."""
+        self.pending = {name: self.pending.get(name, 0.0) + count for name, count in counts.items()}
+        return self.pending
 
     @property
     def quiet(self) -> bool:
@@ -54,8 +69,21 @@ class Progress:
             )
         return None
 
+    def continued(self) -> "Progress":
+        """The state in which another run goes on from here: the same place in the data, nothing counted yet."""
+        return Progress(self.phase, self.step, self.data_offset, recent_losses=[*self.recent_losses])
+
     def roll_back(self, to: "Progress") -> None:
         """Becomes `to` again, with other sequences from there on: those after the ones that were read last."""
         data_offset, skipped, rollbacks = self.data_offset + self.step - to.step, self.skipped, self.rollbacks
         vars(self).update(vars(to))
         self.data_offset, self.skipped, self.rollbacks = data_offset, skipped, rollbacks + 1
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """A checkpoint's state.json; ProgressError where it cannot be read or is of a newer version."""
+    path = checkpoint / STATE
+    try:
+        return Progress(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ProgressError(f"{path} cannot be read as the state of a run ({error})") from error

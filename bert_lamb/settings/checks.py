@@ -1,12 +1,13 @@
 """What must hold of settings before anything is read or spent. Every problem: key, value met, way out."""
 
+import codecs
 from collections.abc import Iterator
 
 from bert_lamb.errors import UserError
 from bert_lamb.settings.schema import PhaseSettings, Settings
 
 CHOICES = {
-    "data.source": ("sample", "text", "wikipedia_dump"),
+    "data.source": ("sample", "text", "wikipedia_dump", "hf"),
     "data.txt_document": ("file", "blank_line"),
     "optimizer.preset": ("paper", "google", "apex", "nvlamb", "nlamb", "nnlamb", "lans", "adamw", "lars"),
     "optimizer.bias_correction": (None, "none", "moments", "learning_rate"),
@@ -16,11 +17,12 @@ CHOICES = {
     "recovery.policy": ("rollback", "stop"),
     "hardware.device": ("auto", "cpu", "cuda"),
     "hardware.strategy": ("auto", "single", "ddp"),
-    "hardware.precision": ("bf16", "fp32", "fp64"),
+    "hardware.precision": ("auto", "bf16", "fp32", "fp64"),
     "hardware.compile": ("auto", "on", "off"),
     "inspect.phase": (1, 2),
     "run.wandb": ("auto", "online", "offline", "disabled"),
 }
+WHY_NOT = {"mps": " (Apple's GPUs are not supported; auto and cpu train on the processor)"}
 LEAST_LENGTH = 8  # [CLS] a [SEP] b [SEP] and something to mask
 AT_LEAST = {  # key: smallest value that makes sense
     "model.layers": 1,
@@ -105,7 +107,7 @@ def _choices(s: Settings) -> Iterator[str]:
     for key, allowed in CHOICES.items():
         if value_of(s, key) not in allowed:
             choices = ("null" if choice is None else str(choice) for choice in allowed)
-            yield f"{key}={value_of(s, key)}: choose one of {', '.join(choices)}"
+            yield f"{key}={value_of(s, key)}: choose one of {', '.join(choices)}{WHY_NOT.get(value_of(s, key), '')}"
     for arm in s.finetune.arms:
         if arm not in ("pretrained", "scratch"):
             yield f"finetune.arms has {arm!r}: choose from pretrained, scratch"
@@ -125,6 +127,11 @@ def _ranges(s: Settings) -> Iterator[str]:
 
 
 def _model(s: Settings) -> Iterator[str]:
+    if s.model.init_from is not None and s.run.from_checkpoint is not None:
+        yield (
+            f"run.from_checkpoint={s.run.from_checkpoint} brings weights of its own, and so does model.init_from="
+            f"{s.model.init_from}: set one of them to null"
+        )
     if not s.model.initializer_range > 0:
         yield f"model.initializer_range={s.model.initializer_range}: must be above 0"
     if s.model.heads >= 1 and s.model.hidden % s.model.heads:
@@ -157,6 +164,14 @@ def _optimizer(s: Settings) -> Iterator[str]:
             yield f"optimizer.{name}={getattr(o, name)} has no effect with optimizer.preset={o.preset}: set it to null"
 
 
+def known_encoding(name: str) -> bool:
+    """Whether Python knows an encoding of text by this name."""
+    try:
+        return codecs.lookup(name)._is_text_encoding
+    except LookupError:
+        return False
+
+
 def without_effect(preset: str) -> tuple[str, ...]:
     """Settings of the optimizer that this preset's formula does not hold."""
     if preset == "lars":
@@ -171,9 +186,16 @@ def _data(s: Settings) -> Iterator[str]:
                 f"phase{number}.seq_len={s.phase(number).seq_len} is not among data.seq_lens="
                 f"{list(s.data.seq_lens)}: add it there, so that `prepare` cuts instances of that length"
             )
-    if s.data.sentences_per_document and s.data.source != "text":
+    if (s.data.source == "hf") != (s.data.dataset is not None):
         yield (
-            f"data.sentences_per_document={s.data.sentences_per_document} is for data.source=text; "
+            f"data.source={s.data.source} with data.dataset={s.data.dataset or 'null'}: data=hf reads the dataset "
+            "of the `datasets` library, or the folder of save_to_disk, that data.dataset names; other sources read none"
+        )
+    if not known_encoding(s.data.encoding):
+        yield f"data.encoding={s.data.encoding}: Python knows no encoding of text by this name; most files are utf-8"
+    if s.data.sentences_per_document and s.data.source not in ("text", "hf"):
+        yield (
+            f"data.sentences_per_document={s.data.sentences_per_document} is for data.source=text and hf; "
             f"{s.data.source} has documents of its own: set it to 0"
         )
     if len(set(s.data.seq_lens)) < len(s.data.seq_lens) or min(s.data.seq_lens, default=0) < LEAST_LENGTH:
@@ -237,7 +259,10 @@ def _schedule(phase: PhaseSettings, key: str, total: int) -> Iterator[str]:
     if hold < 0 or 0 <= warmup < total <= warmup + hold:
         yield f"{key}.hold_steps={hold} does not fit: choose 0 to {max(0, total - 1 - warmup)}"
     if not 0 <= warmup < total:
-        yield f"{key}.warmup_steps={warmup} does not fit a schedule of {total} steps: choose 0 to {total - 1}"
+        yield (
+            f"{key}.warmup_steps={warmup} does not fit a schedule of {total} steps: choose 0 to {total - 1}; for a "
+            f"short try set both ({key}.warmup_steps={total // 10} is a tenth), or run `make rehearse`"
+        )
 
 
 def _handover(s: Settings) -> Iterator[str]:

@@ -1,11 +1,9 @@
 """Turns a stage's function into a command: composes `conf/` once, checks it, and words Hydra's errors for people."""
 
 import dataclasses
-import difflib
 import functools
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,14 +17,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bert_lamb.errors import UserError
+from bert_lamb.errors import EXIT_USAGE, UserError
 from bert_lamb.settings.checks import SettingsError, setting_problems
+from bert_lamb.settings.messages import compose_message, unknown_key_message
 from bert_lamb.settings.schema import Settings
 
 Check = Callable[[Settings], list[str]]
 
-GROUP_FOLDERS = {"phase1": "phase (phase@phase1=...)", "phase2": "phase (phase@phase2=...)"}
-EXIT_SETTINGS = 2  # the shell's usual code for wrong usage
+
+NO_MULTIRUN = (
+    "--multirun (-m) would run this stage alone for each combination, without what comes before it; `bert-lamb sweep` "
+    "(make sweep) runs the whole chain for each: bert-lamb sweep optimizer=lamb,adamw seed=0,1"
+)
 
 
 class TaskError(Exception):
@@ -89,23 +91,27 @@ def settings_yaml(settings: Settings) -> str:
 
 
 def command(
-    stage: Callable[[Settings], None] | None = None, *, check: Check | None = None, checked: bool = True
+    stage: Callable[[Settings], None] | None = None,
+    *,
+    check: Check | None = None,
+    checked: bool = True,
+    multirun: bool = False,
 ) -> Callable:
     """Wraps `stage(settings)` as a Hydra command that ends with one clear message instead of a traceback.
 
     Every UserError is printed as its message. `check` adds a stage's own checks;
     its problems stand in one message with those of the settings. checked=False leaves all checks to others.
+    multirun=True takes Hydra's --multirun, which other stages answer with where sweeps are.
     """
     if stage is None:
-        return functools.partial(command, check=check, checked=checked)
+        return functools.partial(command, check=check, checked=checked, multirun=multirun)
 
     @functools.wraps(stage)
     def task(config: DictConfig) -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
         try:
             settings: Settings = OmegaConf.to_object(config) if not checked else to_settings(config, check)  # type: ignore[assignment]
-            given = HydraConfig.get().overrides.task
-            stage(dataclasses.replace(settings, sources=sources_with(settings.sources, given)))
+            stage(dataclasses.replace(settings, sources=sources_with(settings.sources, given_overrides())))
         except Exception as error:
             if not isinstance(error, UserError):
                 raise
@@ -114,6 +120,8 @@ def command(
             sys.exit(_fail(str(error)))  # here, since Hydra would print a line of its own first
 
     def run() -> None:
+        if not multirun and {"-m", "--multirun"} & {*sys.argv[1:]}:
+            sys.exit(_fail(NO_MULTIRUN))
         register_schema()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we word the message
         try:
@@ -130,61 +138,17 @@ def command(
     return run
 
 
+def given_overrides() -> list[str]:
+    """What the command line of this process gave; nothing outside of a command."""
+    return [*HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
+
+
 def sources_with(sources: dict[str, str], overrides: Sequence[str]) -> dict[str, str]:
     """The sources of settings, where these overrides of the command line replaced a value, a group or a part of one."""
     parsed = OverridesParser.create().parse_overrides([*overrides])
     changed = [o.package or o.key_or_group for o in parsed if o.key_or_group != "experiment"]
     kept = {k: v for k, v in sources.items() if not any(k == c or k.startswith(f"{c}.") for c in changed)}
     return kept | dict.fromkeys(changed, "the command line")
-
-
-def compose_message(error: Exception) -> str:
-    """Hydra's and OmegaConf's errors as: key, value, nearest valid key."""
-    text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
-    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+')", text)
-    override = re.search(r"Could not override '([^']+)'", text)
-    full = re.search(r"full_key: (\S+)", text)
-    if unknown:
-        named = override or full or unknown
-        return unknown_key_message(named.group(1).lstrip("+~"))
-    value = re.search(r"Value '(.+?)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)", text)
-    if value and full:
-        return f"{full.group(1)}={value.group(1)}: a value of type {value.group(2).lower()} is expected"
-    if full and re.search(r"\w+ is not a ListConfig", text):
-        return f"{full.group(1)}: a list is expected; write {full.group(1)}=[first,second]"
-    if full and re.search(r"is not a subclass of \w+Settings", text):
-        key = full.group(1)
-        folder = GROUP_FOLDERS.get(key, key)
-        return f"{key} is a group of settings: choose a file of conf/{folder}, or set {key}.<key>=value"
-    unreadable = getattr(error, "override", None)
-    if unreadable:
-        return (
-            f"{unreadable} cannot be read as key=value ({text.splitlines()[0]}); values with blanks or other signs "
-            """stand in quotes of their own: 'data.paths=["/my texts"]'"""
-        )
-    return text.split("\nSee ")[0]
-
-
-def unknown_key_message(key: str) -> str:
-    """Names the key and the valid ones nearest to it."""
-    keys = _all_keys()
-    groups = sorted({k.rpartition(".")[0] for k in keys if "." in k})
-    same_group = [k for k in keys if k.rpartition(".")[0] == key.rpartition(".")[0]]
-    near = [k for k in same_group if "." in key and k.endswith(key.rpartition(".")[2])]
-    near += [k for k in difflib.get_close_matches(key, keys + groups, n=3, cutoff=0.6) if k not in near]
-    hint = f"did you mean {' or '.join(near[:3])}?" if near else "`--cfg job` lists every key"
-    return f"unknown setting {key!r}; {hint}"
-
-
-def _all_keys(schema: type = Settings, prefix: str = "") -> list[str]:
-    """Every dotted key of a dataclass tree."""
-    keys = []
-    for f in dataclasses.fields(schema):
-        if dataclasses.is_dataclass(f.type):
-            keys += _all_keys(f.type, f"{prefix}{f.name}.")  # type: ignore[arg-type]
-        else:
-            keys.append(prefix + f.name)
-    return keys
 
 
 def _unknown_keys(config: DictConfig, schema: type = Settings, prefix: str = "") -> list[str]:
@@ -202,4 +166,4 @@ def _unknown_keys(config: DictConfig, schema: type = Settings, prefix: str = "")
 
 def _fail(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
-    return EXIT_SETTINGS
+    return EXIT_USAGE

@@ -16,19 +16,21 @@ def as_dict(s: Settings) -> dict[str, Any]:
     return asdict(s)
 
 
-def recipe(s: Settings, data_digest: str) -> dict[str, Any]:
-    """Everything that moves the pretrained weights: settings and the SHA-256 of the data's manifest."""
+def recipe(s: Settings, data_digest: str, origin: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Everything that moves the pretrained weights: settings, the SHA-256 of the data's manifest, and the content of
+    another run's checkpoint where the run begins from one."""
     whole = asdict(s)
-    return {part: whole[part] for part in RECIPE_PARTS} | {"data": data_digest}
+    begun = {"origin": origin} if origin else {}  # left out of other runs, whose hashes it must not move
+    return {part: whole[part] for part in RECIPE_PARTS} | {"data": data_digest} | begun
 
 
-def finetune_recipe(s: Settings, data_digest: str, arm: str) -> dict[str, Any]:
+def finetune_recipe(s: Settings, data_digest: str, arm: str, origin: dict[str, Any] | None = None) -> dict[str, Any]:
     """Everything that moves a fine-tuned arm; from random weights, pretraining does not."""
     whole = asdict(s)
     if arm == "scratch":
         about: dict[str, Any] = {"seed": s.seed, "model": whole["model"], "data": data_digest}
     else:
-        about = recipe(s, data_digest)
+        about = recipe(s, data_digest, origin)
     return about | {"finetune": {k: v for k, v in whole["finetune"].items() if k != "arms"}, "arm": arm}
 
 

@@ -40,13 +40,17 @@ class DataSettings:
 
     name: str = MISSING  # folder below root
     root: str = MISSING
-    source: str = MISSING  # "sample" (the embedded corpus), "text" (files) or "wikipedia_dump" (pages-articles.xml)
+    source: str = MISSING  # "sample" (the embedded corpus), "text" (files), "wikipedia_dump" or "hf" (`datasets`)
     paths: list[str] = MISSING  # text: files, folders or globs of .txt, .jsonl (both also packed), .parquet
     hub: str | None = (
         MISSING  # without paths: owner/name@revision:pattern, files of the hub that `fetch` has downloaded
     )
     mix: dict[str, MixSettings] = MISSING  # text: several sources by name, instead of paths and hub
     text_field: str = MISSING  # jsonl, parquet: the field that holds the text
+    encoding: str = MISSING  # .txt, jsonl: "utf-8", or another name that Python knows, as "utf-16" or "cp1252"
+    dataset: str | None = MISSING  # hf: a dataset of the `datasets` library by name, or a folder of save_to_disk
+    subset: str | None = MISSING  # hf: its configuration, where it has several
+    split: str = MISSING  # hf: which split is read
     txt_document: str = MISSING  # .txt: "file" (one document a file) or "blank_line" (empty lines part documents)
     sentences_per_document: int = MISSING  # text: for lists of sentences without borders; 0: as the files say
     deduplicate: bool = MISSING  # of documents with the same cleaned text only the first stays
@@ -169,7 +173,7 @@ class HardwareSettings:
     device: str = MISSING  # "auto", "cpu" or "cuda"
     devices: int = MISSING  # processes, one per device; 0: all local GPUs, or one process on a CPU
     strategy: str = MISSING  # "auto" (by the number of devices), "single" or "ddp"
-    precision: str = MISSING  # "bf16" (autocast, fp32 weights), "fp32", or "fp64" for checks
+    precision: str = MISSING  # "bf16" (autocast, fp32 weights), "fp32", or "fp64"; "auto": the faster of the first two
     micro_batch_tokens: int | None = MISSING  # of a forward pass and device; null: as many as fit a GPU
     recompute: bool = MISSING  # run each layer again in the backward pass: less memory, a third more work
     compile: str = MISSING  # "auto" (where a compiler is at hand), "on" or "off"
@@ -185,10 +189,11 @@ class HardwareSettings:
 
 @dataclass
 class RunSettings:
-    """Where results go, and how often to look; never part of the recipe."""
+    """Where results go, and how often to look; never part of the recipe, but for the content of from_checkpoint."""
 
     root: str = MISSING
     name: str | None = None  # folder below root; null: <experiment>-<recipe hash>
+    from_checkpoint: str | None = None  # another run's checkpoint folder, to start from its weights, moments and step
     log_every: int = MISSING  # steps between lines of metrics.jsonl
     trust_ratios_every: int = MISSING  # steps between readings of every tensor's trust ratio
     heldout_every: int = MISSING  # steps between evaluations on held-out documents; 0: at the end only

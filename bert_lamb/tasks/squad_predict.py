@@ -67,12 +67,13 @@ def answer(
     windows: Windows,
     f: FinetuneSettings,
     hardware: HardwareSettings,
+    precision: str,
 ) -> dict[str, str]:
-    """What a fine-tuned model answers, on the device where it is."""
+    """What a fine-tuned model answers in this precision, on the device where it is."""
     model.eval()
 
     def logits(batch: SquadBatch) -> tuple[Tensor, Tensor]:
-        with autocast(model.device, hardware.precision):
+        with autocast(model.device, precision):
             return span_logits(model, batch.to(model.device))
 
     return predict(logits, questions, windows, f, hardware.micro_batch_tokens or MODEST_TOKENS)

@@ -16,7 +16,7 @@ from bert_lamb.machine import device_name, machine_record
 from bert_lamb.model import batch_flops, build_bert, pretraining_losses
 from bert_lamb.optim import LARS, PRESETS, Lamb, Lars, decay_groups, has_compiler
 from bert_lamb.parallel import Single
-from bert_lamb.run import Dashboard, MetricsLog, Progress, RunFolder
+from bert_lamb.run import Dashboard, MetricsLog, Progress, RunFolder, run_precision
 from bert_lamb.settings import OptimizerSettings, Settings
 from bert_lamb.training.checkpoints import PhaseCheckpoints
 from bert_lamb.training.fitting import fitted_tokens, peak_gib, room_gib
@@ -34,16 +34,16 @@ class Assembly:
 
     def __init__(self, s: Settings, folder: RunFolder, strategy: Single) -> None:
         self.settings, self.folder, self.strategy = s, folder, strategy
-        self.manifest = folder.manifest()
+        self.manifest, self.precision = folder.manifest(), run_precision(s, folder)
         self.store = open_store(s, self.manifest)
         repeat_to_the_bit(s.hardware.deterministic, strategy.device)
         bert = build_bert(s.model, self.manifest["tokenizer"]["size"], SpecialIds.of(self.manifest).pad, s.seed)
-        bert.to(device=strategy.device, dtype=PRECISIONS[s.hardware.precision])  # type: ignore[call-arg]
+        bert.to(device=strategy.device, dtype=PRECISIONS[self.precision])  # type: ignore[call-arg]
         self.bert = bert.train()
         self.parameters = list(self.bert.parameters())
         self.compiled = should_compile(s.hardware.compile, strategy.device)
         self.optimizer = make_optimizer(self.bert, s.optimizer, self.compiled)
-        self._bf16 = s.hardware.precision == "bf16"
+        self._bf16 = self.precision == "bf16"
         self._losses: Callable[..., LossSums] = pretraining_losses
         if self.compiled:
             torch._dynamo.config.recompile_limit = SHAPES
@@ -52,11 +52,11 @@ class Assembly:
         self._dashboard: Dashboard | None = None
         if strategy.rank == 0:
             machine = machine_record(strategy.device, strategy.ranks) | {
-                "precision": s.hardware.precision, "compiled": self.compiled, "hardware": s.hardware.name,
+                "precision": self.precision, "compiled": self.compiled, "hardware": s.hardware.name,
             }  # fmt: skip
             write_json(folder.machine_file, machine)
             self._dashboard = Dashboard(s.run.wandb, s.run.wandb_project, folder.path.name, folder.path, asdict(s))
-            log.info("  device: %s, %s, %s", machine["device"], s.hardware.precision, self._compile_words())
+            log.info("  device: %s, %s, %s", machine["device"], self.precision, self._compile_words())
 
     def losses(self, batch: PackedBatch, compiled: bool = True) -> LossSums:
         """Summed losses of a micro-batch at the run's precision."""
@@ -111,7 +111,7 @@ class Assembly:
             return peak
 
         if number not in self._tokens:
-            how = f"{device_name(device)} x {data.ranks}, {h.precision}, recompute {str(h.recompute).lower()}"
+            how = f"{device_name(device)} x {data.ranks}, {self.precision}, recompute {str(h.recompute).lower()}"
             room = room_gib(device)
             self._tokens[number] = fitted_tokens(self.folder, number, data, self.strategy, how, gib, room)
         return self._tokens[number]
@@ -120,7 +120,7 @@ class Assembly:
         if self.compiled:
             return "compiled step (the first steps take longer)"
         wanted = self.settings.hardware.compile
-        return "eager step" + (": no C++ compiler found" if wanted == "auto" else "")
+        return "eager step" + (": no working C++ compiler" if wanted == "auto" else "")
 
 
 def make_optimizer(bert: torch.nn.Module, o: OptimizerSettings, compiled: bool) -> Lamb | Lars:
@@ -137,7 +137,7 @@ def make_optimizer(bert: torch.nn.Module, o: OptimizerSettings, compiled: bool) 
 
 
 def should_compile(wanted: str, device: torch.device) -> bool:
-    """ "auto": on a GPU always, on a CPU where a C++ compiler is at hand."""
+    """ "auto": on a GPU always, on a CPU where a C++ compiler works."""
     if wanted != "auto":
         return wanted == "on"
     return device.type == "cuda" or has_compiler()

@@ -1,25 +1,36 @@
 """One phase and its checkpoints: where it begins or goes on, what is saved and when, where a roll-back goes to."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import BertForPreTraining
 
 from bert_lamb.optim import Layerwise
 from bert_lamb.parallel import Single
 from bert_lamb.run import (
+    CheckpointError,
+    Origin,
     Progress,
     RunFolder,
     TrainingStoppedError,
+    checkpoint_name,
+    find_origin,
+    keep_aside,
     last_line,
     list_checkpoints,
     load_checkpoint,
+    newest_quiet,
+    newest_whole,
     restart_bias_correction,
     rollback_target,
+    run_precision,
     save_checkpoint,
-    set_aside,
+    step_of,
 )
 from bert_lamb.settings import Settings
+from bert_lamb.training.way_out import way_out
 
 log = logging.getLogger(__name__)
 
@@ -43,42 +54,55 @@ class PhaseCheckpoints:
         self.phase_number = phase_number
         self._place = folder.checkpoints(phase_number)
         self._rollback_every = s.recovery.every if s.recovery.policy == "rollback" else None
+        origin = folder.origin()
+        self._origin = origin if origin and origin.phase == phase_number else None
+        self._first_step = self._origin.step if self._origin else 0
 
     def restore(self) -> Progress:
         """Brings model and optimizer to where the phase begins or was cut. One path for both: from files."""
-        checkpoints = list_checkpoints(self._place)
-        if checkpoints:
-            progress = load_checkpoint(checkpoints[-1], self._bert, self._optimizer)
+        newest = self._newest()
+        if newest is not None:
+            progress = load_checkpoint(newest, self._bert, self._optimizer)
             self._event("resume", phase=self.phase_number, step=progress.step, ranks=self._strategy.ranks)
             return progress
-        if self.phase_number == 2:
+        progress, begun_from = Progress(self.phase_number), {}
+        if origin := self._origin:
+            progress = self._begin_from(origin)
+            if self._strategy.rank == 0:
+                log.info("  phase %d begins at step %d, from %s", origin.phase, progress.step, origin.path)
+            begun_from = {"from_checkpoint": origin.path, "step": progress.step}
+        elif self.phase_number == 2:
             self._take_over()
-        self._event("start", phase=self.phase_number, ranks=self._strategy.ranks)
-        progress = Progress(self.phase_number)
-        if self._rollback_every:
-            self._strategy.barrier()  # every rank has seen that there is none yet
-            self.save(progress)  # so that there is always one to go back to
+        self._event("start", phase=self.phase_number, ranks=self._strategy.ranks, **begun_from)
+        if self._rollback_every or self._origin:
+            self.save(progress)  # so that there is always one to go back to, and another run's may be deleted
         return progress
 
     def recover(self, progress: Progress, trouble: str) -> None:
         """Stops the run, or brings model, optimizer and progress back to the last good checkpoint."""
-        r = self._settings.recovery
-        way_out = f"The last good checkpoint stands; lower phase{self.phase_number}.peak_lr or raise its warmup_steps"
+        r, checkpoints = self._settings.recovery, list_checkpoints(self._place)
+        good = rollback_target(checkpoints, r.every, self._first_step)
         if r.policy == "stop":
-            raise TrainingStoppedError(f"{trouble}: the run has diverged. {way_out}")
+            raise self._diverged(f"{trouble}: the run has diverged")
         if progress.rollbacks == r.max_rollbacks:
-            raise TrainingStoppedError(f"{trouble}, after {progress.rollbacks} roll-backs (max_rollbacks). {way_out}")
-        checkpoints = list_checkpoints(self._place)
-        good = rollback_target(checkpoints, r.every)
+            raise self._diverged(f"{trouble}, after {progress.rollbacks} roll-backs (max_rollbacks)")
         if good is None:
-            raise TrainingStoppedError(f"{trouble}, and there is no checkpoint to go back to. {way_out}")
-        self._event("rolled back", phase=self.phase_number, step=progress.step, to=good.name, because=trouble)
+            raise self._diverged(f"{trouble}, and there is no checkpoint to go back to")
+        if self._strategy.rank == 0:
+            self._folder.event_once(
+                "rolled back",
+                phase=self.phase_number,
+                step=progress.step,
+                rollbacks=progress.rollbacks,
+                to=good.name,
+                because=trouble,
+            )
         progress.roll_back(load_checkpoint(good, self._bert, self._optimizer))
         self._strategy.barrier()  # every rank has read before rank 0 writes
         if self._strategy.rank == 0:
             log.warning("%s; back to %s, with other sequences", trouble, good.name)
             for later in checkpoints[checkpoints.index(good) + 1 :]:
-                set_aside(later)
+                keep_aside(later, "rolled-back")
         self.save(progress)
 
     def due(self, progress: Progress) -> bool:
@@ -91,8 +115,8 @@ class PhaseCheckpoints:
     def save(self, progress: Progress) -> None:
         """A checkpoint by rank 0; others wait, so that none runs ahead of what is safe."""
         if self._strategy.rank == 0:
-            keep = self._settings.run.keep_checkpoints
-            save_checkpoint(self._place, self._bert, self._optimizer, progress, keep, self._rollback_every)
+            keep, every, first = self._settings.run.keep_checkpoints, self._rollback_every, self._first_step
+            save_checkpoint(self._place, self._bert, self._optimizer, progress, keep, every, first)
         self._strategy.barrier()
 
     def finish(self, progress: Progress) -> None:
@@ -100,14 +124,38 @@ class PhaseCheckpoints:
         if self._strategy.rank == 0:
             line = last_line(self._folder.metrics_file(self.phase_number), progress.step)
             result: dict[str, Any] = {
-                "checkpoint": f"checkpoints/step-{progress.step:06d}",
+                "checkpoint": f"checkpoints/{checkpoint_name(progress.step)}",
                 "steps": progress.step,
                 "skipped": progress.skipped,
                 **{key: line[key] for key in LAST_NUMBERS if key in line},
-                "precision": self._settings.hardware.precision,
+                "precision": run_precision(self._settings, self._folder),
             }
             self._folder.finish_phase(self.phase_number, result)
         self._strategy.barrier()
+
+    def _newest(self) -> Path | None:
+        """The checkpoint to go on from. Rank 0 looks for all, so that every rank takes the same one."""
+        newest: Path | None = None
+        if self._strategy.rank == 0:
+            newest, damaged = newest_whole(self._place)
+            for what in damaged:
+                log.warning("%s; the run goes on from %s", what, newest.name if newest else "its start")
+                self._event("damaged checkpoint", phase=self.phase_number, what=what)
+        found = -1 if newest is None else step_of(newest) or 0
+        told = torch.tensor(found + 1, device=self._strategy.device)  # 0 on every other rank
+        step = int(self._strategy.reduce_sums(told)) - 1
+        return None if step < 0 else self._place / checkpoint_name(step)
+
+    def _begin_from(self, origin: Origin) -> Progress:
+        """Weights, moments and place of another run's checkpoint; it must still be the one that was recorded."""
+        if find_origin(origin.path).sha256 != origin.sha256:
+            raise CheckpointError(f"run.from_checkpoint={origin.path} was changed since this run was opened")
+        return load_checkpoint(Path(origin.path), self._bert, self._optimizer).continued()
+
+    def _diverged(self, trouble: str) -> TrainingStoppedError:
+        """The message's end is a command that leads on."""
+        good = newest_quiet(list_checkpoints(self._place))
+        return TrainingStoppedError(f"{trouble}. {way_out(self._settings, self._folder, self.phase_number, good)}")
 
     def _take_over(self) -> None:
         """Phase 2's first weights, and its moments as the hand-over says, from phase 1's last checkpoint."""

@@ -17,21 +17,25 @@ import torch
 from tokenizers import Tokenizer
 from transformers import BertForQuestionAnswering
 
+from bert_lamb.checksums import write_sums
 from bert_lamb.data.manifest import MANIFEST
 from bert_lamb.data.planner import MODEST_TOKENS
 from bert_lamb.data.vocabulary import VOCABULARY, load_tokenizer
 from bert_lamb.errors import EXIT_STOPPED
-from bert_lamb.files import file_sha256, write_json, write_whole
+from bert_lamb.files import file_sha256, json_bytes, write_json, write_whole
 from bert_lamb.machine import machine_record
 from bert_lamb.model import bert_config
 from bert_lamb.optim import Schedule, decay_groups, set_lr
-from bert_lamb.parallel import use_cuda
+from bert_lamb.parallel import run_device
 from bert_lamb.run import (
+    ARM_FILES,
+    RESULT,
     ArmFolder,
     RunFolder,
     StopRequest,
     TrainingStoppedError,
     data_folder,
+    run_precision,
 )
 from bert_lamb.settings import Settings, finetune_recipe, recipe_hash, settings_yaml
 from bert_lamb.tasks.squad_data import (
@@ -80,7 +84,8 @@ class Squad:
 
 def arm_folder(s: Settings, folder: RunFolder, arm: str) -> ArmFolder:
     """Named after what decides the result; question files count by their content, not by their path."""
-    about = finetune_recipe(s, file_sha256(data_folder(s) / MANIFEST), arm)
+    origin = folder.origin()
+    about = finetune_recipe(s, file_sha256(data_folder(s) / MANIFEST), arm, origin.deciding() if origin else None)
     for name in ("train_file", "dev_file"):
         about["finetune"][name] = file_sha256(Path(about["finetune"][name]))
     return folder.arm(f"{arm}-{recipe_hash(about)}-seed{s.seed}")
@@ -113,7 +118,7 @@ def run_arm(s: Settings, folder: RunFolder, arm: str, place: ArmFolder, squad: S
     started_s = time.monotonic()
     place.path.mkdir(parents=True, exist_ok=True)
     write_whole(place.settings_file, settings_yaml(s).encode())
-    device = torch.device("cuda" if use_cuda(s.hardware) else "cpu")
+    device, precision = run_device(s.hardware), run_precision(s, folder)
     repeat_to_the_bit(s.hardware.deterministic, device)
     config = bert_config(s.model, squad.tokenizer.get_vocab_size(), squad.train_windows.pad_id)
     model = build_span_model(config, s.finetune.dropout, s.seed)
@@ -121,32 +126,39 @@ def run_arm(s: Settings, folder: RunFolder, arm: str, place: ArmFolder, squad: S
     if source:
         load_encoder(model, source / "model.safetensors")
     model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides the method's own signature
-    if s.hardware.precision == "fp64":
+    if precision == "fp64":
         model.double()
 
     with place.metrics_file.open("w") as file:
-        about_training = train_arm(model, squad.train_windows, s, arm, file, stop)
+        about_training = train_arm(model, squad.train_windows, s, precision, arm, file, stop)
     log.info("squad %s: answering %d questions", arm, len(squad.dev))
-    answers = answer(model, squad.dev, squad.dev_windows, s.finetune, s.hardware)
+    answers = answer(model, squad.dev, squad.dev_windows, s.finetune, s.hardware, precision)
     scores = score(squad.dev, answers)
     write_json(place.predictions_file, answers)
     save_span_model(model, place.path)
     write_whole(place.path / VOCABULARY, (data_folder(s) / VOCABULARY).read_bytes())
-    write_json(place.machine_file, machine_record(device, 1))
+    write_json(place.machine_file, machine_record(device, 1) | {"precision": precision})
     result = {"arm": arm, **asdict(scores), **about_training, "seconds": time.monotonic() - started_s} | {
         "train_questions": len(squad.train),
         "train_windows": len(squad.train_windows),
         "unmatched": squad.unmatched,
         "weights": str(source.relative_to(folder.path)) if source else None,
-        "precision": s.hardware.precision,
+        "precision": precision,
         "dev_sha256": file_sha256(Path(s.finetune.dev_file)),
     }
+    write_sums(place.path, ARM_FILES, {RESULT: json_bytes(result)})
     write_json(place.result_file, result)
     log.info("squad %s: F1 %.2f  EM %.2f  (%d questions)  %s", arm, scores.f1, scores.em, len(squad.dev), place.path)
 
 
 def train_arm(
-    model: BertForQuestionAnswering, windows: Windows, s: Settings, arm: str, file: TextIO, stop: StopRequest
+    model: BertForQuestionAnswering,
+    windows: Windows,
+    s: Settings,
+    precision: str,
+    arm: str,
+    file: TextIO,
+    stop: StopRequest,
 ) -> dict[str, Any]:
     """All epochs. Returns the steps done, those skipped, and the mean loss of the last tenth."""
     f, device = s.finetune, model.device
@@ -154,7 +166,7 @@ def train_arm(
     schedule = Schedule(f.lr, round(f.warmup_share * total), total)
     optimizer = torch.optim.AdamW(decay_groups(model, f.weight_decay), lr=f.lr, eps=ADAM_EPS)
     progress = FinetuneLog(s, arm, total, file)
-    log.info("squad %s: %d epochs, %d steps of %d windows on %s", arm, f.epochs, total, f.batch, device)
+    log.info("squad %s: %d epochs, %d steps of %d windows on %s, %s", arm, f.epochs, total, f.batch, device, precision)
     torch.manual_seed(s.seed)  # dropout; every arm and every start draws the same
     model.train()
 
@@ -164,7 +176,7 @@ def train_arm(
             loss = torch.zeros((), device=device)
             for part in micro_batches(windows.lengths, rows, s.hardware.micro_batch_tokens or MODEST_TOKENS):
                 batch = make_batch(windows, part).to(device)
-                with autocast(device, s.hardware.precision):
+                with autocast(device, precision):
                     start, end = span_logits(model, batch)
                 part_loss = span_loss(start, end, batch.answer) / len(rows)
                 part_loss.backward()

@@ -5,7 +5,6 @@ devices tries nothing. What is found depends on the memory that was free; anothe
 """
 
 import functools
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from bert_lamb.batch import PackedBatch
 from bert_lamb.data.loader import PhaseData
 from bert_lamb.data.planner import equal_micro_batches, most_sequences
 from bert_lamb.files import write_json
+from bert_lamb.jsonfiles import object_or_aside
 from bert_lamb.parallel import Single
 from bert_lamb.run import RunFolder, TrainingStoppedError
 
@@ -56,7 +56,7 @@ def fitted_tokens(
     step with this micro-batch, inf where it does not fit; `room_gib` what it may be.
     """
     path, key = folder.micro_batches_file, f"phase {number}, {how}"
-    known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() and strategy.rank == 0 else {}
+    known = (object_or_aside(path, _is_found) if strategy.rank == 0 else None) or {}
     remembered = torch.tensor(known.get(key, {"tokens": 0})["tokens"], device=strategy.device)
     if tokens := int(strategy.reduce_sums(remembered)):  # rank 0 looks for all, so that none goes on alone
         return tokens
@@ -77,6 +77,10 @@ def fitted_tokens(
         write_json(path, known | {key: found})
         log.info("  phase %d: micro-batches of %s tokens (%.1f of %.1f GiB)", number, f"{tokens:,}", peak, room_gib)
     return tokens
+
+
+def _is_found(value: dict[str, Any]) -> bool:
+    return all(isinstance(found, dict) and type(found.get("tokens")) is int for found in value.values())
 
 
 def candidates(data: PhaseData) -> list[int]:

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bert_lamb.settings import DataSettings
-from data_prep.reading.sources import RawStream, SourceError, SourceFile, raw_chunks
+from data_prep.reading.encodings import UTF8, seems_to_be
+from data_prep.reading.sources import RawStream, SourceError, SourceFile, place_in_order, raw_chunks
 from data_prep.reading.unpacking import MIB, DamagedStream, Starts
 
 LARGEST_DOCUMENT = 32 * MIB  # bytes; more is a file without borders, not a document
@@ -61,6 +62,7 @@ class PlannedFile:
     pieces: list[Piece]
     sizes: list[int]  # raw bytes of each piece
     damage: str | None = None
+    seems: str | None = None  # of text that is not in data.encoding: the encoding that fits its first bytes
 
 
 @dataclass
@@ -95,7 +97,8 @@ def plan_files(data: DataSettings, files: list[SourceFile], threads: int) -> lis
 
 def as_slices(planned: list[PlannedFile], data: DataSettings) -> Plan:
     """Numbers the slices of all files."""
-    planned.sort(key=lambda f: (f.file.name, f.sha256))  # not by folder: it must not matter where the files lie
+    # by name, not by folder: it must not matter where the files lie
+    planned.sort(key=lambda f: (place_in_order(f.file.name), f.sha256))
     slices: list[Slice] = []
     run: list[Piece] = []
     run_size = 0
@@ -137,9 +140,11 @@ def _plan_text(file: SourceFile, data: DataSettings) -> PlannedFile:
     lines = file.format == ".jsonl" or file.sentences
     separator = LINE_END if lines else BLANK_LINE
     borders = Borders(separator, data.shard_mib * MIB, file.sentences or 1)
-    whole = whole_files(file, data)
+    whole, seems = whole_files(file, data), None
     try:
-        for chunk in raw_chunks(file, data, digest):
+        for number, chunk in enumerate(raw_chunks(file, data, digest)):
+            if number == 0 and file.encoding == UTF8:
+                seems = seems_to_be(chunk)
             if whole:
                 borders.position += len(chunk)
             elif not borders.feed(chunk):
@@ -157,7 +162,7 @@ def _plan_text(file: SourceFile, data: DataSettings) -> PlannedFile:
         if end > start or whole
     ]
     size = borders.position if file.compression == "generated" else Path(file.path).stat().st_size
-    return PlannedFile(file, size, digest.hexdigest(), pieces, [p.end - p.start for p in pieces], damage)
+    return PlannedFile(file, size, digest.hexdigest(), pieces, [p.end - p.start for p in pieces], damage, seems)
 
 
 def _plan_dump(file: SourceFile, data: DataSettings, threads: int) -> PlannedFile:

@@ -1,6 +1,5 @@
 """The input: which files it has, what they hold, and their raw bytes as one stream each."""
 
-import codecs
 import hashlib
 import json
 import re
@@ -14,17 +13,16 @@ from random import Random
 
 from bert_lamb.errors import UserError
 from bert_lamb.settings import DataSettings
+from data_prep.reading.encodings import MARKS, UTF8, to_utf8
+from data_prep.reading.file_kinds import COMPRESSIONS, FORMATS, TEXTS, kind_of, way_out
 from data_prep.reading.hub_files import fetched_paths
 from data_prep.reading.unpacking import DamagedStream, Starts, unpacked
 from data_prep.world import world
 
-FORMATS = (".txt", ".jsonl", ".parquet")
-COMPRESSIONS = ("", ".zst", ".gz", ".bz2")
-DUMP = re.compile(r"(\.xml)(?:-p\d+p\d+)?(|\.bz2|\.gz|\.zst)\Z")  # Wikimedia cuts large dumps: ...xml-p1p41242.bz2
+PART = re.compile(r"\d*\.xml-p(\d+)p\d+", re.IGNORECASE)  # of a dump: the first page of a part stands in its name
 WORD = re.compile(r"\w+")
 Page = tuple[str, str, str]  # key, title, text
 READ_SIZE = 1 << 20  # bytes of the file on disk at a time
-UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
 class SourceError(UserError):
@@ -41,11 +39,12 @@ class SourceFile:
     compression: str  # of COMPRESSIONS; "generated" for the embedded corpus
     sentences: int = 0  # of a list of sentences: so many are a document
     share: float = 1.0  # of its documents that are taken
+    encoding: str = UTF8  # of .txt and .jsonl
 
     @property
     def seekable(self) -> bool:
         """Any part can be read without what stands before it. Of a dump only the plan knows: it may be UTF-16."""
-        return self.compression == "" and self.format != ".xml"
+        return self.compression == "" and self.format != ".xml" and self.encoding == UTF8
 
 
 def source_files(data: DataSettings) -> list[SourceFile]:
@@ -61,7 +60,10 @@ def source_files(data: DataSettings) -> list[SourceFile]:
     for name, source, share in parts(data):
         for asked in source.paths or (fetched_paths(source) if source.hub else []):
             for file in _files_of(asked, data.source):
-                file = replace(file, name=name + file.name, sentences=source.sentences_per_document, share=share)
+                encoding = data.encoding if file.format in TEXTS else UTF8
+                file = replace(
+                    file, name=name + file.name, sentences=source.sentences_per_document, share=share, encoding=encoding
+                )
                 found.setdefault(str(Path(file.path).resolve()), file)  # named twice is read once
     return list(found.values())
 
@@ -85,11 +87,16 @@ def _files_of(asked: str, source: str) -> list[SourceFile]:
         below = sorted(p for p in path.rglob("*") if p.is_file())
         files = [source_file(p, p.relative_to(path).as_posix(), source) for p in below if kind_of(p.name, source)]
         if not files:
-            raise SourceError(f"data.paths: no text in {asked}: it holds none of {known}")
+            ways = {way for p in below if (way := way_out(p, source))}
+            raise SourceError(
+                f"data.paths: no text in {asked}: it holds none of {known}" + "".join(f"; {w}" for w in sorted(ways))
+            )
         return files
     if path.is_file():
         if not kind_of(path.name, source):
-            raise SourceError(f"data.paths: {asked} is of no known kind; convert it to one of {known}")
+            raise SourceError(
+                f"data.paths: {asked} is of no known kind; {way_out(path, source) or f'convert it to one of {known}'}"
+            )
         return [source_file(path, path.name, source)]
     matches = sorted(Path(p) for p in glob(asked, recursive=True) if Path(p).is_file())  # noqa: PTH207 (absolute globs)
     files = [source_file(p, p.name, source) for p in matches if kind_of(p.name, source)]
@@ -98,16 +105,10 @@ def _files_of(asked: str, source: str) -> list[SourceFile]:
     return files
 
 
-def kind_of(name: str, source: str) -> tuple[str, str] | None:
-    """(format, compression) by a file's name; None where it is no text of this source."""
-    if source == "wikipedia_dump":
-        ending = DUMP.search(name)
-        return (ending[1], ending[2]) if ending else None
-    for compression in COMPRESSIONS:
-        for kind in FORMATS:
-            if name.endswith(kind + compression) and (kind != ".parquet" or not compression):
-                return kind, compression
-    return None
+def place_in_order(name: str) -> tuple[str, int, str]:
+    """Sorts names of input files: by name, and parts of one dump by their first page."""
+    part = PART.search(name)
+    return (name[: part.start()], int(part[1]), name) if part else (name, 0, name)
 
 
 def source_file(path: Path, name: str, source: str) -> SourceFile:
@@ -157,6 +158,8 @@ def raw_chunks(
             packed = _watched(packed, digest)
         go_on = file.format == ".xml" and file.compression == ".bz2"
         chunks = packed if file.compression == "" else unpacked(packed, file.compression, starts, go_on, threads)
+        if file.encoding != UTF8:
+            chunks = to_utf8(iter(chunks), file.encoding)
         yield from _utf8(chunks, starts) if file.format == ".xml" and start == 0 else chunks
 
 
@@ -167,20 +170,14 @@ def _watched(chunks: Iterator[bytes], digest: "hashlib._Hash") -> Iterator[bytes
 
 
 def _utf8(chunks: Iterator[bytes], starts: Starts | None) -> Iterator[bytes]:
-    """UTF-16, known by its mark, as UTF-8 (half a pair becomes bytes that are none); other text as it is."""
+    """A dump in UTF-16, known by its mark, as UTF-8; other text as it is."""
     first = next(chunks, b"")
-    encoding = UTF16.get(first[:2])
-    if encoding is None:
-        yield first
-        yield from chunks
+    whole = chain([first], chunks)
+    if first[:2] not in MARKS:
+        yield from whole
         return
-    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
     try:
-        for chunk in chain([first[2:]], chunks):
-            yield decoder.decode(chunk).encode("utf-8", "surrogatepass")
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        raise DamagedStream(f"broken UTF-16: {error.reason}") from error
+        yield from to_utf8(whole, "utf-16")
     finally:
         if starts is not None:
             starts.clear()

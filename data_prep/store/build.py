@@ -6,8 +6,8 @@ from typing import Any
 
 from bert_lamb.data.manifest import write_manifest
 from bert_lamb.settings import DataSettings
+from data_prep.reading.dataset_rows import input_files, keep_rows
 from data_prep.reading.slices import Plan, Slice
-from data_prep.reading.sources import source_files
 from data_prep.shards.folder import StoreFolder
 from data_prep.shards.make import ShardRecord, read_record
 from data_prep.shards.tokenizer import Vocabulary, given_vocabulary
@@ -46,10 +46,12 @@ class StoreBuild:
 
     def plan(self) -> Plan:
         """Reads the input once: checksums, where slices are cut, which documents are duplicates."""
-        data, files = self._data, source_files(self._data)
-        self._rules = Rules(data)
+        data, self._rules = self._data, Rules(self._data)
         self.folder.work.mkdir(parents=True, exist_ok=True)
         with one_task_reads(self.folder):
+            if data.source == "hf":
+                keep_rows(data)
+            files = input_files(data)
             self._plan = kept_plan(self.folder, data, self._settings, files, data.processes or core_count())
             check_input(data, self._plan)
             check_space(data, self._plan, self.folder)

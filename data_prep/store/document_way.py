@@ -11,8 +11,9 @@ import numpy as np
 from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.store import SPLITS, Documents, documents_name, read_documents
 from bert_lamb.settings import DataSettings
+from data_prep.reading.dataset_rows import input_files
 from data_prep.reading.slices import Piece, read_piece
-from data_prep.reading.sources import SourceError, source_files
+from data_prep.reading.sources import SourceError
 from data_prep.shards.encoder import Encoder
 from data_prep.text.document import Document
 from data_prep.text.records import documents_of
@@ -77,7 +78,7 @@ def raw_document(data: DataSettings, encoder: Encoder, found: Found) -> tuple[st
     Of a dump raw is the page's wikitext; otherwise both are the same. SourceError where the files are gone.
     """
     stored = found.documents.tokens[slice(*found.place)].tolist()
-    files = source_files(data)
+    files = input_files(data)
     named = [file for file in files if found.id.startswith(f"{file.name}:")]
     for file in named or files:
         for part, texts, item in documents_of(file, data):

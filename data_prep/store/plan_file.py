@@ -80,7 +80,7 @@ def _as_json(planned: PlannedFile, was: State) -> dict[str, Any]:
         | {"dropped_spaces": sorted(p.dropped_spaces)}
         for p in planned.pieces
     ]
-    about = {name: getattr(planned, name) for name in ("bytes", "sha256", "sizes", "damage")}
+    about = {name: getattr(planned, name) for name in ("bytes", "sha256", "sizes", "damage", "seems")}
     return {"file": vars(planned.file), "state": was, "pieces": pieces, **about}
 
 

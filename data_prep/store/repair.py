@@ -12,9 +12,10 @@ from bert_lamb.data.store import read_documents
 from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings
+from data_prep.reading.dataset_rows import input_files
 from data_prep.reading.hub_files import HubError
 from data_prep.reading.slices import plan_input
-from data_prep.reading.sources import SourceError, source_files
+from data_prep.reading.sources import SourceError
 from data_prep.shards.folder import StoreFolder
 from data_prep.shards.make import write_instances
 from data_prep.shards.tokenizer import Vocabulary
@@ -54,9 +55,9 @@ def check_finished(data: DataSettings, folder: StoreFolder, settings: dict[str, 
 def sources_now(data: DataSettings, manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """The inputs by name and size, unread; the manifest's own where they are no longer there."""
     if data.source == "sample":
-        return plan_input(data, source_files(data), 1).sources
+        return plan_input(data, input_files(data), 1).sources
     try:
-        files = source_files(data)
+        files = input_files(data)
     except (SourceError, HubError):
         return manifest["sources"]  # raw text may be deleted once it is prepared
     return [{"name": file.name, "bytes": Path(file.path).stat().st_size} for file in files]
@@ -86,7 +87,7 @@ def repair(
             documents = read_documents(folder.documents_file(split, number))
             write_instances(folder, data, split, number, documents, int(match[2]), int(match[3]))
     if slices:
-        plan = plan_input(data, source_files(data), data.processes or core_count())
+        plan = plan_input(data, input_files(data), data.processes or core_count())
         refuse_other(folder, manifest, {"settings": manifest["settings"], "sources": plan.sources})
         folder.make_folders()
         if data.deduplicate:

@@ -13,6 +13,11 @@ from data_prep.store.resume import PrepareError
 log = logging.getLogger(__name__)
 
 HOPELESS_RECORDS = 1000  # so many first records,
+HINTS = {  # beginning of a reason: the setting that may be wrong
+    "no field": "data.text_field is to name the field that holds the text.",
+    "not UTF-8": "data.encoding is to name the encoding of the files (utf-16, cp1252, ...).",
+    "NUL characters": "Text in UTF-16 is read with data.encoding=utf-16.",
+}
 HOPELESS_SHARE = 0.5  # so many of them bad: no need to read the rest
 
 
@@ -20,6 +25,10 @@ def check_input(data: DataSettings, plan: Plan) -> None:
     """Tells of damages; PrepareError where there is no text."""
     for damage in plan.damages:
         log.warning("damaged input, read as far as it goes: %s", damage)
+    for encoding in sorted({f.seems for f in plan.files if f.seems}):
+        names = [f.file.name for f in plan.files if f.seems == encoding]
+        more = f" and {len(names) - 1} more files seem" if len(names) > 1 else " seems"
+        log.warning("not UTF-8: %s%s to be %s; data.encoding=%s reads them", names[0], more, encoding, encoding)
     if not plan.slices:
         raise PrepareError(
             f"data.paths={data.paths}: no text in these files; {'; '.join(plan.damages) or 'all are empty'}"
@@ -59,11 +68,13 @@ def rejects_message(data: DataSettings, shards: list[ShardRecord], damaged: int,
     for record in shards:
         for reason, count in record.rejects.items():
             reasons[reason] = reasons.get(reason, 0) + count
+    hints = [f" {hint}" for start, hint in HINTS.items() if any(reason.startswith(start) for reason in reasons)]
     lines = [f"- {count} x {reason}" for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))]
     return (
         f"{sum(reasons.values())} of {sum(r.records for r in shards)} records cannot be used, more than "
         f"data.max_reject_share={data.max_reject_share} allows:\n" + "\n".join(lines) + f"\nSamples with file and "
-        f"line: {folder.path / 'rejects'}. Mend the input, or raise data.max_reject_share; the rest is kept."
+        f"line: {folder.path / 'rejects'}.{''.join(hints)} Mend the input, or raise data.max_reject_share; the rest is "
+        "kept."
     )
 
 

@@ -8,6 +8,7 @@ from data_prep.reading.slices import Plan, payloads
 from data_prep.shards.make import split_of
 from data_prep.shards.tokenizer import TRAINING_BYTES, Vocabulary, train_vocabulary
 from data_prep.store.resume import PrepareError
+from data_prep.store.verdicts import HINTS
 from data_prep.text.document import Document
 from data_prep.text.records import cleaned_texts, records
 from data_prep.text.rules import Rules
@@ -48,7 +49,8 @@ def why_none(data: DataSettings, plan: Plan, rules: Rules) -> str:
     for part, texts in payloads(plan.slices[:1], data):
         for item in records(part, texts, data):
             if not isinstance(item, Document):
-                return f"; the first record, {item.file} line {item.line}: {item.reason} ({item.sample})"
+                hint = next((f"; {h}" for start, h in HINTS.items() if item.reason.startswith(start)), "")
+                return f"; the first record, {item.file} line {item.line}: {item.reason} ({item.sample}){hint}"
             if reason := rules.judge(clean(item.text))[0]:
                 return f"; the first document, {item.id}, is left out: {reason}"
     return ""

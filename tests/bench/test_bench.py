@@ -1,9 +1,11 @@
 """The benchmark of the step: contenders meet the same loss from the same weights; the page says what was measured."""
 
 import json
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from tools import composed, environment, tiny, tiny_overrides
 from bert_lamb.batch import IGNORED
 from bert_lamb.bench import gpu, gpu_page, loader, parity, random_batches
 from bert_lamb.bench import step as bench
-from bert_lamb.bench.peers.loops import HandLoop, padded
+from bert_lamb.bench.peers.loops import HandLoop, TrainerLoop, padded
+from bert_lamb.bench.turns import Contender, time_limit
 from bert_lamb.model import bert_config, training_flops
 from bert_lamb.parallel import Single
 from bert_lamb.run import open_run
@@ -35,20 +38,27 @@ def test_peers_start_from_our_loss(place: Path, masked_head: bool) -> None:
     assert peer.losses[0].item() == pytest.approx(ours.losses[0], rel=1e-5)
 
 
+def dry(place: Path, out: Path, *options: str) -> list[str]:
+    """Arguments of a benchmark of the step that takes seconds."""
+    return [
+        "--models", "tiny", "--rounds", "1", "--steps", "3", "--batch", "4", "--seq-len", "32", *options,
+        "--out", str(out / "speed.md"), f"data.root={place / 'data'}", "data.name=made", "data.seq_lens=[32,64]",
+        "phase2.seq_len=64", "hardware=cpu", "finetune.max_length=64", "finetune.stride=16", "model.layers=1",
+        "model.hidden=16", "model.heads=2", "model.intermediate=32", "model.max_positions=64",
+    ]  # fmt: skip
+
+
 def test_dry_run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "VOCABULARY", 500)
-    small = ["model.layers=1", "model.hidden=16", "model.heads=2", "model.intermediate=32", "model.max_positions=64"]
-    monkeypatch.setattr(sys, "argv", [
-        "step", "--models", "tiny", "--rounds", "1", "--steps", "3", "--batch", "4", "--seq-len", "32", "--profile",
-        "--out", str(tmp_path / "speed.md"), f"data.root={place / 'data'}", "data.name=made", "data.seq_lens=[32,64]",
-        "phase2.seq_len=64", "hardware=cpu", "finetune.max_length=64", "finetune.stride=16", *small,
-    ])  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["step", *dry(place, tmp_path, "--profile")])
     bench.main()
     (result,) = json.loads((tmp_path / "speed.json").read_text())
     names = [c["name"] for c in result["contenders"]]
+    better = names[2].split(", ")[1]
+    assert better in ("bf16", "fp32")
     assert names == [
         *bench.TRAINER,
-        "hand-written loop, bf16, sdpa",
+        f"hand-written loop, {better}, sdpa",
         "the same, head on masked positions",
         "ours, eager",
     ]
@@ -64,6 +74,62 @@ def test_dry_run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert sum(share for share, _ in profiled.values()) == pytest.approx(1)
     assert profiled["aten::addmm"][1] >= 3 * 6, "three steps, six products a layer at least"
     assert f"| `{result['profile'][0][0]}` |" in page
+
+
+def test_a_slow_contender_is_given_up(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others go on, and the page says so in its place."""
+    turns = list[int]()
+
+    def crawl(self: TrainerLoop, batches: list[Any]) -> list[float]:
+        turns.append(len(batches))
+        for _ in range(1000):
+            time.sleep(0.05)
+        return [0.05] * len(batches)
+
+    monkeypatch.setattr(bench, "VOCABULARY", 500)
+    monkeypatch.setattr(TrainerLoop, "run", crawl)
+    monkeypatch.setattr(sys, "argv", ["step", *dry(place, tmp_path, "--give-up-after", "20")])
+    turn = Contender.turn
+
+    def short_for_trainer(one: Contender, number: int, work: Any, limit_s: float) -> list[float]:
+        assert limit_s == 20
+        return turn(one, number, work, 0.3 if one.name in bench.TRAINER else limit_s)
+
+    monkeypatch.setattr(Contender, "turn", short_for_trainer)
+    bench.main()
+    (result,) = json.loads((tmp_path / "speed.json").read_text())
+    assert turns == [3, 3], "one turn each, then none"
+    assert [c["given_up_s"] for c in result["contenders"]] == [0.3, 0.3, None, None, None]
+    lines = (tmp_path / "speed.md").read_text().splitlines()
+    assert sum("given up: a turn took longer than" in line for line in lines) == 2
+    assert next(line for line in lines if line.startswith("| ours, eager")).split("|")[4].strip() == "nan"
+
+
+def test_only_what_follows_from_the_limit_is_taken_for_it() -> None:
+    with time_limit(0.05) as limit:
+        try:
+            time.sleep(5)
+        except Exception as error:
+            raise RuntimeError("as a compiler wraps it") from error
+    assert limit.reached
+    with pytest.raises(ZeroDivisionError), time_limit(5) as limit:
+        _ = 1 / 0
+    assert not limit.reached
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_a_benchmark_ends_when_it_is_asked_to(place: Path, tmp_path: Path, asked: signal.Signals) -> None:
+    arguments = dry(place, tmp_path, "--rounds", "1000000")
+    command = [sys.executable, "-m", "bert_lamb.bench.step", *arguments]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "round 1/1000000  ours" in line:
+                break
+        process.send_signal(asked)
+        process.stderr.read()  # until it ends, or pytest's own limit
+        assert process.wait() in (-asked, 130)
 
 
 def test_the_gpu_script_runs_dry_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from test_model import settings
-from tools import tiny
+from tools import BF16, tiny
 
 from bert_lamb.bench.random_batches import VOCABULARY, random_batch
 from bert_lamb.model import activation_bytes, build_bert, pretraining_losses
@@ -76,13 +76,13 @@ def test_the_plan_counts_a_device(tmp_path: Path) -> None:
     few = tiny(tmp_path, "phase1.global_batch=8", "hardware.micro_batch_tokens=100000")
     many = tiny(tmp_path, "phase1.global_batch=4096", "hardware.micro_batch_tokens=100000")
     again = tiny(tmp_path, "phase1.global_batch=4096", "hardware.micro_batch_tokens=100000", "hardware.recompute=true")
-    gib = [budget(s, 1).phases[0].memory_gib for s in (few, again, many)]
+    gib = [budget(s, 1, BF16).phases[0].memory_gib for s in (few, again, many)]
     assert gib[0] < gib[1] < gib[2]
-    assert budget(few, 8).phases[0].memory_gib < gib[0]
-    text = budget_text(many, budget(many, 1))
-    assert f"memory: about {1024 * max(p.memory_gib for p in budget(many, 1).phases):.0f} MiB a device" in text
-    assert not memory_warnings(many, budget(many, 1))
+    assert budget(few, 8, BF16).phases[0].memory_gib < gib[0]
+    text = budget_text(many, budget(many, 1, BF16))
+    assert f"memory: about {1024 * max(p.memory_gib for p in budget(many, 1, BF16).phases):.0f} MiB a device" in text
+    assert not memory_warnings(many, budget(many, 1, BF16))
     with mock.patch("psutil.virtual_memory", return_value=mock.Mock(total=2**20)):
-        (told,) = memory_warnings(many, budget(many, 1))[:1]
+        (told,) = memory_warnings(many, budget(many, 1, BF16))[:1]
     assert "phase 1 may take about" in told
     assert "hardware.micro_batch_tokens" in told

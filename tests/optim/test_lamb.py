@@ -14,7 +14,7 @@ import torch
 from oracles.optim_reference import awkward, gradient
 from tools import ROOT, environment
 
-from bert_lamb.optim import Lamb, Rule
+from bert_lamb.optim import Lamb, Rule, update
 
 
 def parameters(names: Iterable[str] | None = None, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
@@ -84,9 +84,16 @@ def test_google_clips_the_global_norm() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("clip", [None, 1.0])
 @pytest.mark.parametrize("first", [True, False])
-def test_a_gradient_that_is_not_finite_changes_nothing(bad: float, clip: float | None, first: bool) -> None:
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("foreach", [True, False])
+def test_a_gradient_that_is_not_finite_changes_nothing(
+    bad: float, clip: float | None, first: bool, known: bool, foreach: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not the host knows the verdict, which on a GPU it does not."""
+    if not known:
+        monkeypatch.setattr(update, "known", lambda finite: False)
     ps = parameters(["matrix", "scalar", "rows never touched"], torch.float32)
-    optimizer = Lamb(list(ps.values()), max_grad_norm=clip)
+    optimizer = Lamb(list(ps.values()), max_grad_norm=clip, foreach=foreach)
     if not first:
         fill(ps, 1)
         optimizer.step()
@@ -182,7 +189,7 @@ def test_closure_and_maximize() -> None:
         ({"preset": "papier"}, "paper, google"), ({"norm": 3}, "norm=3"), ({"variant": "lamp"}, "variant='lamp'"),
         ({"bias_correction": "some"}, "bias_correction='some'.*moments"), ({"adapt": "all"}, "adapt='all'"),
         ({"phi_bounds": (2.0, 1.0)}, "phi_bounds"), ({"ratio_bounds": (-1.0, 1.0)}, "ratio_bounds"),
-        ({"phi_bounds": (0.0, 0.0)}, "phi_bounds"), ({"foreach": True}, "foreach=True.*fused=True"),
+        ({"phi_bounds": (0.0, 0.0)}, "phi_bounds"), ({"foreach": True, "fused": True}, "foreach=True.*fused=True"),
         ({"preset": "lans", "bias_correction": "learning_rate"}, "learning_rate.*lans"),
     ],
 )  # fmt: skip
@@ -216,7 +223,7 @@ def test_groups_are_checked_too() -> None:
         ({"lr": -1.0}, "lr"),
         ({"eps": -1.0}, "eps"),
         ({"norm": 7}, "norm"),
-        ({"foreach": True}, "foreach"),
+        ({"foreach": True, "fused": True}, "foreach"),
     ):
         with pytest.raises(ValueError, match=named):
             optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], **wrong})

@@ -2,6 +2,8 @@
 
 import copy
 import importlib
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from bert_lamb.optim import Lamb, Lars, Readings
+from bert_lamb.optim import Lamb, Lars, Readings, has_compiler, set_lr
 
 LENGTH = 7
 
@@ -94,10 +96,18 @@ def test_closure_that_does_everything() -> None:
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
-def test_grad_scaler(clip: float | None) -> None:
-    """Scaled gradients move as plain ones do and stay scaled; an overflow is skipped and counted, without a sync."""
+@pytest.mark.parametrize("asked", ["capturable", "fused", "nothing"])
+def test_grad_scaler(clip: float | None, asked: str) -> None:
+    """Scaled gradients move as plain ones do; an overflow is skipped.
+
+    Where fused or capturable was asked for, as in torch's optimizers, the step takes the scale and the verdict itself:
+    gradients stay scaled, the overflow is counted, and no value goes to the host.
+    """
+    if asked == "fused" and not has_compiler():
+        pytest.skip("no C++ compiler")
+    unscales = asked != "nothing"
     p, plain = made(max_grad_norm=clip)
-    q, scaled = made(max_grad_norm=clip)
+    q, scaled = made(max_grad_norm=clip, **({asked: True} if unscales else {}))
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1000)
     scaler.scale(torch.ones(()))  # its scale is made at first use
     for step in range(5):
@@ -115,22 +125,144 @@ def test_grad_scaler(clip: float | None) -> None:
         scaler.update()
         if step == 3:
             assert torch.equal(q, old)
-            assert int(scaled.steps_not_finite) == 1
+            assert int(scaled.steps_not_finite) == (1 if unscales else 0)
             continue
         if step < 3:
-            assert torch.equal(q.grad, given)
+            assert torch.equal(q.grad, given if unscales else given / 1024)
         plain.step()
         torch.testing.assert_close(scaled.grad_norm, plain.grad_norm, rtol=1e-6, atol=0)
         torch.testing.assert_close(q, p, rtol=1e-6, atol=0)
     assert scaler.get_scale() == 512
 
 
+class MixedPrecision:
+    """What Lightning's plugin of this name does around an optimizer's step, with the clip of its Trainer.
+
+    With a scaler (16-mixed) it unscales, unless the optimizer says that its step does; then it clips, and refuses to
+    where the step would unscale afterwards, in bf16-mixed too.
+    """
+
+    def __init__(self, scaler: torch.amp.GradScaler | None, clip: float) -> None:
+        self.scaler, self.clip = scaler, clip
+
+    def optimizer_step(self, optimizer: torch.optim.Optimizer, closure: Any) -> None:
+        handles_unscaling = getattr(optimizer, "_step_supports_amp_scaling", False)
+        if self.scaler is not None:
+            closure()
+            if not handles_unscaling:
+                self.scaler.unscale_(optimizer)
+        if self.clip > 0 and handles_unscaling:
+            raise RuntimeError(f"{type(optimizer).__name__} does not allow for gradient clipping")
+
+        def after_closure() -> Any:
+            loss = closure() if self.scaler is None else None
+            if self.clip > 0:
+                params = [p for group in optimizer.param_groups for p in group["params"]]
+                torch.nn.utils.clip_grad_norm_(params, self.clip)
+            return loss
+
+        if self.scaler is None:
+            optimizer.step(closure=after_closure)
+            return
+        after_closure()
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+
+@pytest.mark.parametrize("kind", [Lamb, Lars])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_lightning_clips_in_mixed_precision(precision: str, kind: Any) -> None:
+    """As a loop that clips plain gradients by hand."""
+    p, q = (Parameter(torch.linspace(1, 2, LENGTH)) for _ in range(2))
+    ours, theirs = kind([p], lr=0.1), kind([q], lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0) if precision == "16-mixed" else None
+    plugin = MixedPrecision(scaler, 0.5)
+    for step in range(4):
+
+        def closure() -> torch.Tensor:
+            ours.zero_grad()
+            loss = (p * torch.sin(torch.arange(LENGTH) * 1.3 + step)).sum()  # noqa: B023 - called at once
+            (loss if scaler is None else scaler.scale(loss)).backward()
+            return loss
+
+        plugin.optimizer_step(ours, closure)
+        fill(q, step)
+        torch.nn.utils.clip_grad_norm_([q], 0.5)
+        theirs.step()
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=0)
+    assert ours.grad_norm is not None
+    assert ours.grad_norm <= 0.5001
+
+
+def test_hooks_of_loading_run() -> None:
+    """Pre-hooks may hand over another state, once; post-hooks see the moments as they stay."""
+    p, saved = made(weight_decay=0.5)
+    go(p, saved, range(2))
+    q = Parameter(torch.ones(LENGTH, dtype=torch.bfloat16))
+    loaded, seen = Lamb([q]), []
+
+    def doubled(optimizer: Any, state: dict) -> dict:
+        seen.append("before")
+        moments = {i: {k: v * 2 for k, v in own.items()} for i, own in state["state"].items()}
+        return state | {"state": moments}
+
+    def look(optimizer: Any) -> None:
+        seen.append(optimizer.state[q]["exp_avg"].dtype)
+        seen.append(optimizer.param_groups[0]["weight_decay"])
+
+    loaded.register_load_state_dict_pre_hook(doubled)
+    loaded.register_load_state_dict_post_hook(look)
+    loaded.load_state_dict(saved.state_dict())
+    assert seen == ["before", torch.float32, 0.5]
+    assert torch.equal(loaded.state[q]["exp_avg"], 2 * saved.state[p]["exp_avg"])
+    assert loaded.state[q]["step"] == 4
+    loaded.load_state_dict(saved.state_dict())
+    assert seen.count("before") == 2, "the hooks are still there"
+
+
+def test_a_tensor_rate_is_set_in_place() -> None:
+    """A captured or compiled step reads the tensor that it was made with."""
+    lr, p = torch.tensor(0.1), Parameter(torch.ones(2))
+    optimizer = Lamb([{"params": [p], "lr": lr}, {"params": [Parameter(torch.ones(1))], "lr": 0.3}])
+    set_lr(optimizer, 0.25)
+    assert optimizer.param_groups[0]["lr"] is lr
+    assert (lr.item(), optimizer.param_groups[1]["lr"]) == (0.25, 0.25)
+
+
+@pytest.mark.parametrize("kind", [Lamb, Lars])
+def test_the_first_step_that_is_not_finite_warns(kind: Any) -> None:
+    """Once, with the parameters' names; a switch lets each of them raise, before anything is written."""
+    for raises in (False, True):
+        ps = [(f"layer{i}.weight", Parameter(torch.ones(3))) for i in range(5)]
+        optimizer = kind(ps, error_if_nonfinite=raises)
+        for repeat in range(3):
+            for i, (_, p) in enumerate(ps):
+                p.grad = torch.full((3,), float("nan") if i > 0 and repeat != 1 else 1.0)
+            if repeat == 1:
+                optimizer.step()
+                before = [p.detach().clone() for _, p in ps]
+                optimizer = copy.deepcopy(optimizer)
+                ps = list(zip((n for n, _ in ps), optimizer.param_groups[0]["params"], strict=True))
+                continue
+            named = r"not finite \(parameter layer1\.weight, layer2\.weight, layer3\.weight and 1 more\)"
+            if raises:
+                with pytest.raises(RuntimeError, match=named + ".*Nothing was changed"):
+                    optimizer.step()
+            else:
+                with warnings.catch_warnings(record=True) as told:
+                    warnings.simplefilter("always")
+                    optimizer.step()
+                assert [bool(re.search(named, str(w.message))) for w in told] == ([True] if repeat == 0 else [])
+        assert all(torch.equal(p, old) for (_, p), old in zip(ps, before, strict=True))
+        assert int(optimizer.steps_not_finite) == (0 if raises else 2)
+
+
 def test_compiled_step_is_one_graph() -> None:
     """Nothing in a step breaks torch.compile's graph, the rate is read anew, and the result is the same."""
 
-    def run(compiled: bool) -> Tensor:
+    def run(compiled: bool, **path: Any) -> Tensor:
         p, lr = Parameter(torch.linspace(1, 2, LENGTH)), torch.tensor(0.0)
-        optimizer = Lamb([p], lr=lr, max_grad_norm=1.0, fused=None)
+        optimizer = Lamb([p], lr=lr, max_grad_norm=1.0, **path)
         step = torch.compile(optimizer.step, backend="eager", fullgraph=True) if compiled else optimizer.step
         for i in range(5):
             lr.fill_(0.01 * i)
@@ -141,7 +273,8 @@ def test_compiled_step_is_one_graph() -> None:
         assert int(optimizer.steps_not_finite) == 1
         return p.detach().clone()
 
-    assert torch.equal(run(True), run(False))
+    assert torch.equal(run(True), run(False, foreach=False)), "the plain path is what gets compiled"
+    torch.testing.assert_close(run(True), run(False), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("correction", ["moments", "learning_rate"])

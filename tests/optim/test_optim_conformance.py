@@ -11,7 +11,9 @@ from oracles.optim_reference import ALGORITHMS, awkward, clip_scale, gradient, s
 from bert_lamb.optim import PRESETS, Lamb, Lars, has_compiler
 
 STEPS = 24
-PATHS: dict[str, dict[str, Any]] = {"plain": {"fused": False}, "rows": {"fused": True}}
+PATHS: dict[str, dict[str, Any]] = {
+    "plain": {"fused": False, "foreach": False}, "foreach": {"foreach": True}, "rows": {"fused": True},
+}  # fmt: skip
 EACH_PATH = [
     pytest.param(name, marks=pytest.mark.skipif(name == "rows" and not has_compiler(), reason="no C++ compiler"))
     for name in PATHS

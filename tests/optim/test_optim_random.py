@@ -16,35 +16,48 @@ from oracles.optim_reference import ALGORITHMS, clip_scale, switches, switches_o
 from test_optim_conformance import EXPECTED, close
 from torch.nn import Parameter
 
-from bert_lamb.optim import Lamb, Layerwise, has_compiler, rows
+from bert_lamb.optim import Lamb, foreach, has_compiler, plain, rows, update
 
 STEPS = 9
 SEEDS = range(32)  # each preset in each type
 TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-class ByParts(Lamb):
-    """The path of sharded tensors, on whole ones."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {"fused": False, "foreach": False}, "foreach": {"foreach": True}, "masked": {"foreach": True},
+    "small rounds": {"foreach": True}, "rows": {"fused": True}, "masked rows": {"fused": True},
+}  # fmt: skip
 
-    update = Layerwise.update  # type: ignore[assignment]
 
+@pytest.fixture(params=SETTINGS)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """masked: the host does not know whether the step is finite, as on a GPU.
 
-@pytest.fixture(params=["plain", "rows", "parts"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[type[Lamb], dict[str, Any]]:
-    """rows: tensors of 32 numbers count as large, and nothing is compiled, since each trajectory has other formulas."""
-    if request.param == "rows" and not has_compiler():
-        pytest.skip("no C++ compiler")
-    monkeypatch.setattr(rows, "SMALL", 32)
-    monkeypatch.setattr(rows, "through_compiler", lambda function, *kind: function)
-    return ByParts if request.param == "parts" else Lamb, {"fused": request.param == "rows"}
+    small rounds: of 64 numbers, in blocks of 16 and rows of 8, so that most tensors are cut.
+
+    rows: tensors of 32 numbers count as large, and nothing is compiled, since each trajectory has other formulas.
+    """
+    if "masked" in request.param:
+        monkeypatch.setattr(update, "known", lambda finite: False)
+    if "rows" in request.param:
+        if not has_compiler():
+            pytest.skip("no C++ compiler")
+        monkeypatch.setattr(rows, "SMALL", 32)
+        monkeypatch.setattr(rows, "through_compiler", lambda function, *kind: function)
+    if request.param == "small rounds":
+        monkeypatch.setitem(update.KEPT, "cpu", 64)
+        monkeypatch.setattr(foreach, "BLOCK", 16)
+        monkeypatch.setattr(foreach, "ROW", 8)
+        monkeypatch.setattr(plain, "ROW", 8)
+    return SETTINGS[request.param]
 
 
 class Trajectory:
     """An optimizer, its parameters by name, and where the formulas say that they are."""
 
-    def __init__(self, seed: int, kind: type[Lamb], settings: dict[str, Any]) -> None:
+    def __init__(self, seed: int, settings: dict[str, Any]) -> None:
         self.rng = np.random.default_rng(seed)
-        self.dtype, self.kind = TYPES[seed % len(TYPES)], kind
+        self.dtype, self.path = TYPES[seed % len(TYPES)], settings
         self.preset = sorted(EXPECTED)[seed // len(TYPES) % len(EXPECTED)]
         self.optimizer_wide = self.switches() | settings
         self.named = self.chance(0.5)
@@ -52,12 +65,12 @@ class Trajectory:
         self.ps: dict[str, Parameter] = {}
         self.own: dict[str, dict[str, Any]] = {}  # by name: what its group sets
         self.x: dict[str, np.ndarray] = {}
-        self.path: dict[str, np.ndarray] = {}  # how far each number has gone, there and back
+        self.ways: dict[str, np.ndarray] = {}  # how far each number has gone, there and back
         self.moments: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.steps: dict[str, int] = {}
         self.skipped = 0
         given = [self.group() for _ in range(self.rng.integers(1, 4))]
-        self.optimizer = kind(given, lr=self.lr(0), preset=self.preset, **self.optimizer_wide)
+        self.optimizer = Lamb(given, lr=self.lr(0), preset=self.preset, **self.optimizer_wide)
 
     def chance(self, share: float) -> bool:
         return bool(self.rng.random() < share)
@@ -94,7 +107,7 @@ class Trajectory:
             self.ps[name] = p = self.parameter()
             self.own[name] = own
             self.x[name] = p.detach().double().numpy().copy()
-            self.path[name] = np.zeros_like(self.x[name])
+            self.ways[name] = np.zeros_like(self.x[name])
             self.moments[name] = (np.zeros_like(self.x[name]),) * 2
             self.steps[name] = 0
         params = [(name, self.ps[name]) if self.named else self.ps[name] for name in names]
@@ -106,11 +119,13 @@ class Trajectory:
         if self.chance(0.2):
             shape = self.pick((64, 33), (1031,), (128, 2))
         t = torch.from_numpy(np.asarray(self.rng.normal(size=shape) * self.pick(0.0, 0.02, 1.0, 3.0))).to(self.dtype)
-        layout = self.pick("contiguous", "transposed", "channels last", "every second")
+        layout = self.pick("contiguous", "transposed", "channels last", "every second", "columns")
         if layout == "transposed" and t.ndim > 1:
             t = t.transpose(0, -1)
         elif layout == "channels last" and t.ndim == 4:
             t = t.contiguous(memory_format=torch.channels_last)
+        elif layout == "columns" and t.ndim > 1:  # of a wider matrix: no vector shares their memory
+            t = torch.cat([t, t], dim=-1)[..., : t.shape[-1]]
         elif layout == "every second" and t.ndim:
             t = torch.stack([t, t], dim=-1)[..., 0]
         return Parameter(t)
@@ -155,7 +170,7 @@ class Trajectory:
             x, *moved = algorithm(
                 self.x[name], g * scale, *self.moments[name], self.steps[name], float(self.lr(number)), o
             )
-            self.path[name] += np.abs(x - self.x[name])
+            self.ways[name] += np.abs(x - self.x[name])
             self.x[name], self.moments[name] = x, (moved[0], moved[1])
 
     def check(self, where: str) -> None:
@@ -169,7 +184,7 @@ class Trajectory:
             if not ours.size:
                 continue
             if self.dtype in (torch.float64, torch.float32):
-                start, roundings = self.x[name] - self.path[name], self.steps[name]
+                start, roundings = self.x[name] - self.ways[name], self.steps[name]
                 close(ours, self.x[name], start, wide, f"{where}: {name}", max(1, roundings))
                 continue
             # one step of a narrow type from the very weights: within one unit of its last place
@@ -193,9 +208,12 @@ class Trajectory:
             for group in self.optimizer.param_groups:
                 own = [names[id(p)] for p in group["params"]]
                 params = [(name, fresh[name]) if self.named else fresh[name] for name in own]
-                groups.append({"params": params, "fused": group["fused"]})
-            self.ps, self.optimizer = fresh, self.kind(groups, lr=7.0, preset=self.preset, **self.optimizer_wide)
-            self.optimizer.load_state_dict(torch.load(file, weights_only=True))
+                groups.append({"params": params} | self.path)
+            self.ps, self.optimizer = fresh, Lamb(groups, lr=7.0, preset=self.preset, **self.optimizer_wide)
+            saved = torch.load(file, weights_only=True)
+            for state in saved["state"].values():  # as a file of another format would hold them, whatever the weights
+                state.update({key: value.contiguous() for key, value in state.items()})
+            self.optimizer.load_state_dict(saved)
             self.skipped = 0  # counted by the object
 
 
@@ -205,14 +223,13 @@ def interruptions(rng: np.random.Generator) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("norm", [1, 2, float("inf")])
-def test_an_empty_tensor_disturbs_nothing(norm: float, path: tuple[type[Lamb], dict[str, Any]]) -> None:
+def test_an_empty_tensor_disturbs_nothing(norm: float, path: dict[str, Any]) -> None:
     """As in AdamW it has a state, and the others move as they would without it."""
-    kind, settings = path
     alone, beside, empty = (Parameter(torch.ones(n)) for n in (5, 5, 0))
     for params in ([alone], [beside, empty]):
         for p in params:
             p.grad = torch.ones_like(p)
-        optimizer = kind(params, lr=0.1, norm=norm, **settings)
+        optimizer = Lamb(params, lr=0.1, norm=norm, **path)
         optimizer.step()
     assert torch.equal(alone, beside)
     assert optimizer.state[empty]["step"] == 1
@@ -220,8 +237,8 @@ def test_an_empty_tensor_disturbs_nothing(norm: float, path: tuple[type[Lamb], d
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_trajectory(seed: int, path: tuple[type[Lamb], dict[str, Any]]) -> None:
-    run = Trajectory(seed, *path)
+def test_a_trajectory(seed: int, path: dict[str, Any]) -> None:
+    run = Trajectory(seed, path)
     for number, between in zip(range(1, STEPS + 1), interruptions(run.rng), strict=False):
         run.step(number, bad=run.chance(0.15))
         run.check(f"step {number} of {run.preset}, {run.dtype}")

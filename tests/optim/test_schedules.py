@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tools import composed
+from tools import BF16, composed
 
 from bert_lamb.bench import schedule_figures
 from bert_lamb.optim import Schedule, linear_epoch_warmup, set_lr, square_root_scaled
@@ -122,7 +122,7 @@ def test_one_batch_gives_a_row(batch: int, first: int, last: int, rate: float, k
 def test_the_plan_prints_a_row(row: tuple[int, int, int, float, float, float]) -> None:
     batch, first, last, rate, _, _ = row
     s = composed("experiment=bert_large_table1", f"phase1.global_batch={batch}")
-    text = budget_text(s, budget(s, 8))
+    text = budget_text(s, budget(s, 8, BF16))
     assert f"phase 1: {first:,} steps x {batch:,} sequences x 128 tokens" in text
     assert f"phase 2: {last:,} steps x {batch:,} sequences x 512 tokens" in text
     assert f"untuned rule: peak lr {rate:.3g}, warm-up 3,125 of {first + last:,} steps" in text
@@ -194,7 +194,7 @@ def test_what_cannot_be_is_refused(overrides: list[str], told: str) -> None:
 def test_a_batch_far_below_the_rates_own_is_told_of(overrides: list[str], told: int) -> None:
     s = composed(*overrides)
     assert len(batch_warnings(s)) == told
-    assert budget_text(s, budget(s, 1)).count("warning: phase") == told
+    assert budget_text(s, budget(s, 1, BF16)).count("warning: phase") == told
 
 
 def test_the_warning_says_what_would_fit() -> None:

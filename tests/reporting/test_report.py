@@ -1,6 +1,7 @@
 """The report, from a run folder alone: numbers, missing stages, roll-backs, equal bytes."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from PIL import Image
 from tools import composed
 
 from bert_lamb.report import main, write_report
-from bert_lamb.reporting.figures import throughput_figure, trust_figure
+from bert_lamb.reporting.figures import loss_figure, schedule_figure, squad_figure, throughput_figure, trust_figure
 from bert_lamb.reporting.read_run import ReportError, read_run
 from bert_lamb.reporting.summary import summary
+from bert_lamb.reporting.text import report_text
 from bert_lamb.settings import recipe, settings_yaml
 
 TENSORS = {
@@ -297,3 +299,74 @@ def test_folders_on_the_command_line(tmp_path, monkeypatch, capsys, no_figures):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(ReportError, match=r"has no settings\.yaml"):
         write_report(tmp_path)
+
+
+RECORDS = ("recipe.json", "plan.json", "machine.json", "data_manifest.json", "events.jsonl", "phase1/metrics.jsonl",
+           "phase1/result.json", "phase2/metrics.jsonl", "squad/pretrained-0123456789-seed0/result.json",
+           "squad/pretrained-0123456789-seed0/machine.json")  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"a": 1}', b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_damaged_record_is_named_and_stops_no_report(tmp_path, no_figures, name, content):
+    path = make_run(tmp_path / "run")
+    (path / name).write_bytes(content + b"\n")
+    problems = read_run(path).problems
+    write_report(path)
+    text = (path / "report/report.md").read_text()
+    is_log, arm_result = name.endswith("l"), "squad" in name and name.endswith("result.json")
+    if (content == b"" and is_log) or (content == b'{"a": 1}' and not (is_log or arm_result or name == "plan.json")):
+        assert problems == []  # nothing that a report needs is missing
+        return
+    (problem,) = problems
+    assert name in problem
+    assert problem in text
+    assert str(tmp_path) not in text
+    assert ("F1 17.20 without" in text) == arm_result
+
+
+def test_a_bad_line_costs_itself_alone(tmp_path, no_figures):
+    path = make_run(tmp_path / "run")
+    for name in ("phase1/metrics.jsonl", "events.jsonl"):
+        lines = (path / name).read_bytes().split(b"\n")
+        lines[1:1] = [b'{"step": 2, "loss', b'{"step": "2"}', b'{"step": 2, "loss": "low"}', b"\xff", b"3"]
+        (path / name).write_bytes(b"\n".join(lines))
+    run = read_run(path)
+    assert [line["step"] for line in run.phases[1].lines] == list(range(1, 21))
+    assert len(run.events) == 4
+    assert run.problems == [f"{name}: 5 lines cannot be read" for name in ("phase1/metrics.jsonl", "events.jsonl")]
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_flipped_bits_stop_no_report(tmp_path, name):
+    """Whatever a bit turns a record into; figures are drawn too."""
+    dice, figures = random.Random(name), (loss_figure, schedule_figure, squad_figure, throughput_figure, trust_figure)
+    path = make_run(tmp_path / "run")
+    good = (path / name).read_bytes()
+    for figure in figures:
+        changed = bytearray(good)
+        for _ in range(dice.randint(1, 3)):
+            changed[dice.randrange(len(changed))] ^= 1 << dice.randrange(8)
+        (path / name).write_bytes(bytes(changed))
+        run = read_run(path)
+        report_text(run, [])
+        figure(run)
+
+
+def test_a_run_that_began_from_another_says_so(tmp_path, no_figures):
+    path = make_run(tmp_path / "run")
+    origin = {
+        "path": "/x/step-000008",
+        "sha256": "ab" * 32,
+        "phase": 1,
+        "step": 8,
+        "run": "first",
+        "recipe": "0123456789",
+    }
+    (path / "origin.json").write_text(json.dumps(origin))
+    write_report(path)
+    text = (path / "report/report.md").read_text()
+    assert "Began from step 8 of phase 1 of run `first`, recipe 0123456789" in text
+    (path / "origin.json").write_text(json.dumps(origin | {"phase": 2}))
+    write_report(path)
+    assert row((path / "report/report.md").read_text(), "1 | done by the run that this one began from")

@@ -11,9 +11,9 @@ from tools import ROOT
 PACKAGES = ("bert_lamb", "data_prep")
 LONGEST = 320  # lines of a file
 
-COMMANDS = "pretrain finetune evaluate report report_data plan sweep"
-GROUND = "batch files hashing machine words errors"
-TOOLS = "data model parallel"
+COMMANDS = "pretrain finetune evaluate report report_data plan sweep verify rehearse cli"
+GROUND = "batch checksums errors files hashing jsonfiles machine words"
+TOOLS = "data model parallel hardware"
 RECORDS = "run tasks"
 ROOMS = "training planning reporting"
 BELOW_RECORDS = f"{TOOLS} optim settings {GROUND}"
@@ -34,7 +34,7 @@ RULES = {  # what a wrong arrow is told, by the level of the file that has it
     **dict.fromkeys(GROUND.split(), "the ground imports nothing but the ground"),
     "settings": "settings stand on the ground alone",
     "optim": "the optimizer needs torch alone",
-    **dict.fromkeys(TOOLS.split(), "data, model and parallel do not know each other, nor what uses them"),
+    **dict.fromkeys(TOOLS.split(), "data, model, parallel and hardware do not know each other, nor what uses them"),
     **dict.fromkeys(RECORDS.split(), "run and tasks do not know each other, nor the rooms above"),
     **dict.fromkeys(ROOMS.split(), "training, planning and reporting do not know each other, nor any command"),
     **dict.fromkeys(COMMANDS.split(), "a command uses the rooms, never another command or a benchmark"),

@@ -1,6 +1,7 @@
-"""Law 10: a checkpoint is whole or not at all; a damaged one is named and refused, and the one before offered."""
+"""Law 10: a checkpoint is whole or not at all; a damaged one is named and never loaded."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from unittest import mock
 import pytest
 import torch
 from ranks.pretrain import pretrain_for
-from tools import make_store, tiny
+from tools import assert_same_bits, make_store, tiny
 
+from bert_lamb.checksums import write_sums
 from bert_lamb.errors import UserError
 from bert_lamb.model import build_bert
 from bert_lamb.optim import Lamb
@@ -21,7 +23,10 @@ from bert_lamb.run import (
     RunFolder,
     list_checkpoints,
     load_checkpoint,
+    newest_whole,
     open_run,
+    read_progress,
+    rollback_target,
     save_checkpoint,
     verify_checkpoint,
 )
@@ -120,8 +125,8 @@ def test_the_first_one_offers_a_new_start(tmp_path: Path) -> None:
 def test_a_cut_while_saving_leaves_the_one_before(two: tuple[Path, Path], where: str) -> None:
     first, last = two
     target = {
-        "the rename": "pathlib.Path.rename",
-        "the checksums": "bert_lamb.run.checkpoint.file_sha256",
+        "the rename": "pathlib.Path.replace",
+        "the checksums": "bert_lamb.checksums.file_sha256",
         "the moments": "bert_lamb.run.checkpoint.save_file",
     }[where]
     with mock.patch(target, side_effect=OSError("no space left on device")), pytest.raises(OSError, match="no space"):
@@ -168,17 +173,147 @@ def test_a_run_keeps_as_many_as_asked(store: Path) -> None:
     assert names == [["step-000004", "step-000005", "step-000006"], ["step-000002", "step-000003", "step-000004"]]
 
 
-def test_the_way_out_works(store: Path) -> None:
-    """What the message says: removing the damaged one, the run goes on from the one before."""
-    folder = run(store, "way-out", "run.checkpoint_every=2")
+def events(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
+    lines = map(json.loads, folder.events_file.read_text().splitlines())
+    return [line for line in lines if line["event"] == kind]
+
+
+def test_a_resume_takes_the_newest_whole_one(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Unattended: the damaged ones are named and kept aside, and the run ends in the bits of one that met no damage."""
+    unhurt = run(store, "unhurt")
+    pretrain(unhurt)
+    folder = run(store, "hurt", "run.checkpoint_every=1", "run.keep_checkpoints=4")
     pretrain_for(folder, 5)
-    last = list_checkpoints(folder.phase(1) / "checkpoints")[-1]
+    *_, whole, before_last, last = list_checkpoints(folder.checkpoints(1))
     (last / "model.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="step-000004"):
-        pretrain(folder)
-    shutil.rmtree(last)
+    (before_last / "state.json").unlink()
+    caplog.clear()
+    pretrain(folder)
+    assert sorted(p.name for p in folder.checkpoints(1).glob("damaged-*")) == [
+        f"damaged-{p.name}" for p in (before_last, last)
+    ]
+    said = [r.message for r in caplog.records if r.levelname == "WARNING" and "damaged-" in r.message]
+    assert len(said) == 2
+    assert f"{last}/model.safetensors does not match" in said[0]
+    assert all(f"goes on from {whole.name}" in line for line in said)
+    assert len(events(folder, "damaged checkpoint")) == 2
+    assert events(folder, "resume")[0]["step"] == 3
+    assert_same_bits(folder, unhurt)
+
+
+def test_where_none_is_whole_the_run_is_refused_and_nothing_moves(store: Path) -> None:
+    """To start a phase again is for people to decide, however often the command is tried."""
+    folder = run(store, "all-damaged", "run.checkpoint_every=2")
+    pretrain_for(folder, 5)
+    checkpoints = list_checkpoints(folder.checkpoints(1))
+    for path in checkpoints:
+        (path / "optimizer.safetensors").write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"step-000005/optimizer\.safetensors"):
+            pretrain(folder)
+        assert list_checkpoints(folder.checkpoints(1)) == checkpoints
+    for path in checkpoints:
+        shutil.rmtree(path)
     pretrain(folder)
     assert folder.phase_result(2)
+
+
+COPIES = ("step-000008-backup", "step-9", "step-0000009", "step-000009.tar", "step-", "step-00000٩", "old-step-000009")
+
+
+def test_copies_are_not_ours(tmp_path: Path) -> None:
+    """Neither resumed from, nor counted, nor deleted."""
+    for step in (4, 8):
+        path = save_checkpoint(tmp_path, *trained(), Progress(1, step), 2)
+    for name in COPIES:
+        shutil.copytree(path, tmp_path / name)
+    (tmp_path / "step-000099").write_text("a file")
+    assert newest_whole(tmp_path) == (path, [])
+    new = save_checkpoint(tmp_path, *trained(), Progress(1, 13), 2)
+    assert list_checkpoints(tmp_path) == [path, new]
+    assert newest_whole(tmp_path) == (new, [])
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*COPIES, "step-000099", path.name, new.name])
+
+
+def test_a_copy_that_took_a_later_name(tmp_path: Path) -> None:
+    """Its state tells another step than its name: not loaded, and the one just saved is not deleted for it."""
+    path = save_checkpoint(tmp_path, *trained(), Progress(1, 8), 1)
+    shutil.copytree(path, tmp_path / "step-000020")
+    new = save_checkpoint(tmp_path, *trained(), Progress(1, 9), 1)
+    assert list_checkpoints(tmp_path) == [new, tmp_path / "step-000020"]
+    newest, damaged = newest_whole(tmp_path)
+    assert newest == new
+    assert "is of step 8: the folder was given another checkpoint's name" in damaged[0]
+
+
+def test_a_link_is_deleted_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    """A checkpoint that was moved to another disk."""
+    path = save_checkpoint(tmp_path / "run", *trained(), Progress(1, 8), 1)
+    path.symlink_to(path.rename(tmp_path / "moved"))
+    assert newest_whole(tmp_path / "run") == (path, [])
+    new = save_checkpoint(tmp_path / "run", *trained(), Progress(1, 9), 1)
+    assert [*(tmp_path / "run").iterdir()] == [new]
+    verify_checkpoint(tmp_path / "moved")
+
+
+def test_content_is_on_the_disk_before_the_name(tmp_path: Path) -> None:
+    """A power cut must not leave a name without its content."""
+    done: list[str] = []
+    open_files: dict[int, str] = {}
+    opened, synced, renamed = os.open, os.fsync, os.replace
+
+    def note_open(path: Any, *arguments: Any, **more: Any) -> int:
+        descriptor = opened(path, *arguments, **more)
+        open_files[descriptor] = Path(path).name
+        return descriptor
+
+    def note_sync(descriptor: int) -> None:
+        done.append(open_files[descriptor])
+        synced(descriptor)
+
+    def note_replace(source: Any, target: Any) -> None:
+        done.append(f"-> {Path(target).name}")
+        renamed(source, target)
+
+    with (
+        mock.patch("os.open", note_open),
+        mock.patch("os.fsync", note_sync),
+        mock.patch("os.replace", note_replace),
+    ):
+        path = save_checkpoint(tmp_path / "run", *trained(), Progress(1, 8), 1)
+    at = done.index(f"-> {path.name}")
+    assert {*FILES, f".{path.name}.tmp"} <= set(done[:at])
+    assert "run" in done[at:]
+
+
+@pytest.mark.parametrize("policy", ["rollback", "stop"])
+@pytest.mark.parametrize("at", [0, 4])
+def test_a_damaged_one_that_a_roll_back_needs(tmp_path: Path, policy: str, at: int) -> None:
+    """It counts as the target as long as it is there: going back to another one would depend on chance."""
+    every = 4 if policy == "rollback" else None
+    for step in (0, 3, 4, 5):
+        save_checkpoint(tmp_path, *trained(), Progress(1, step), 9, every)
+    (tmp_path / f"step-{at:06d}" / "state.json").write_text("{")
+    assert rollback_target(list_checkpoints(tmp_path), 4) == tmp_path / "step-000004"
+    save_checkpoint(tmp_path, *trained(), Progress(1, 6), 1, every)
+    kept = [p.name for p in list_checkpoints(tmp_path)]
+    assert kept == (["step-000004", "step-000006"] if every else ["step-000006"])
+    if every and at == 4:
+        with pytest.raises(CheckpointError, match=r"remove .*step-000004 and step-000006 to start this phase again"):
+            load_checkpoint(tmp_path / "step-000004", *trained())
+
+
+def test_old_states_are_read_and_newer_ones_named(tmp_path: Path) -> None:
+    """A state.json of an older version lacks fields; one of a newer version has more."""
+    path = save_checkpoint(tmp_path, *trained(), Progress(1, 8), 1)
+    state = json.loads((path / "state.json").read_text())
+    del state["pending"]
+    (path / "state.json").write_text(json.dumps(state))
+    assert read_progress(path) == Progress(1, 8)
+    (path / "state.json").write_text(json.dumps(state | {"from_tomorrow": 1}))
+    write_sums(path, FILES[:4])
+    with pytest.raises(CheckpointError, match=r"state\.json cannot be read .*from_tomorrow"):
+        load_checkpoint(path, *trained())
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing"])

@@ -15,7 +15,7 @@ import pytest
 import torch
 from ranks.pretrain import pretrain_for
 from safetensors.torch import load_file
-from tools import ROOT, composed, environment, make_store, prepared, tiny, tiny_overrides
+from tools import BF16, ROOT, composed, environment, make_store, prepared, tiny, tiny_overrides
 
 from bert_lamb import pretrain as stage
 from bert_lamb.batch import LossSums
@@ -243,7 +243,7 @@ HARDWARE = sorted(p.stem for p in (conf_dir() / "hardware").glob("*.yaml"))
 def test_every_experiment_has_a_budget_on_every_hardware(experiment: str, hardware: str) -> None:
     paths = ["data.paths=[x]"] if experiment != "sample" else []
     s = composed(f"experiment={experiment}", f"hardware={hardware}", *paths)
-    b = budget(s, max(1, s.hardware.devices))
+    b = budget(s, max(1, s.hardware.devices), BF16)
     text = budget_text(s, b)
     assert s.experiment in text
     assert all(p.micro_batches * p.micro_batch * b.devices >= p.global_batch for p in b.phases)
@@ -265,7 +265,7 @@ def test_hours_come_from_a_measurement_where_there_is_one(tmp_path: Path) -> Non
         "ours base 512 tokens=16384 dropout=0.1": {"tflops": 900.0},
     }))  # fmt: skip
     s = composed("experiment=bert_large_64k_32k", "hardware=h200", "data.paths=[x]", f"hardware.measured={path}")
-    b = budget(s, 8)
+    b = budget(s, 8, BF16)
     first, second = b.phases
     assert first.tflops == 400.0
     assert second.tflops == s.hardware.assumed_tflops
@@ -275,7 +275,7 @@ def test_hours_come_from_a_measurement_where_there_is_one(tmp_path: Path) -> Non
     assert f"316 TFLOP/s a device (assumed: {path} has no BERT-large at 512 tokens)" in text
     path.write_text("[]")
     with pytest.raises(BudgetError, match="not a file that `make bench-gpu` writes"):
-        budget(s, 8)
+        budget(s, 8, BF16)
 
 
 def test_hardware_run_and_names_never_move_the_recipe() -> None:
@@ -342,7 +342,7 @@ def test_a_run_that_diverged_says_so_and_stops(command, place: Path, monkeypatch
     poisoned(monkeypatch, 2)
     outcome = command("run.name=diverged", "recovery.max_skipped_in_row=3", *ONE_MICRO_BATCH)
     assert_one_message(
-        outcome, "phase 1, step 5", "3 steps in a row (recovery.max_skipped_in_row)", "lower phase1.peak_lr"
+        outcome, "phase 1, step 5", "3 steps in a row (recovery.max_skipped_in_row)", "run.from_checkpoint="
     )  # fmt: skip
     folder = RunFolder(place / "runs" / "diverged")
     saved = list_checkpoints(folder.phase(1) / "checkpoints")

@@ -15,9 +15,11 @@ from transformers import BertForQuestionAnswering, BertTokenizerFast
 from bert_lamb.data.store import StoreError
 from bert_lamb.data.vocabulary import load_tokenizer
 from bert_lamb.evaluate import EvaluateError, evaluate
+from bert_lamb.files import file_sha256
 from bert_lamb.finetune import check, finetune
 from bert_lamb.model import bert_config, build_bert
 from bert_lamb.optim import Lamb
+from bert_lamb.reporting.read_run import read_run
 from bert_lamb.run import Progress, RunFolder, RunFolderError, open_run, save_checkpoint
 from bert_lamb.settings import Settings, settings_yaml
 from bert_lamb.tasks.squad_data import cut_windows, make_batch, read_squad
@@ -277,8 +279,57 @@ def test_evaluation_repeats_and_notices_changes(tmp_path, caplog):
 
     answers = {q.id: q.answers[0] for q in read_squad(tmp_path / "dev.json")}
     (path / "predictions.json").write_text(json.dumps(answers))
+    with pytest.raises(EvaluateError, match=r"predictions\.json does not match SHA256SUMS"):
+        evaluate(s)
+    (path / "SHA256SUMS").unlink()  # as an older version's arm
     with pytest.raises(EvaluateError, match=r"does not give what result\.json says"):
         evaluate(s)
+    (path / "predictions.json").write_text("{")
+    with pytest.raises(EvaluateError, match=r"predictions\.json is damaged"):
+        evaluate(s)
+
+
+ARM = ("settings.yaml", "machine.json", "metrics.jsonl", "predictions.json", "config.json", "model.safetensors",
+       "vocab.txt", "result.json")  # fmt: skip
+
+
+def test_an_arms_files_have_checksums(tmp_path):
+    """Each is missed where it is read back: by finetune, evaluate and verify all of them, by a report what it reads."""
+    s = settings(tmp_path, "finetune.arms=[scratch]", "finetune.epochs=1")
+    finetune(s)
+    path = arm(open_run(s), "scratch")
+    lines = (path / "SHA256SUMS").read_text().splitlines()
+    assert [line[66:] for line in lines] == sorted(ARM)
+    assert all(line[:64] == file_sha256(path / line[66:]) for line in lines)
+    finetune(s)
+    for name in ARM:
+        content = (path / name).read_bytes()
+        (path / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        with pytest.raises(EvaluateError, match=rf"{name} does not match SHA256SUMS"):
+            evaluate(s)
+        if name != "result.json":
+            with pytest.raises(RunFolderError, match=rf"{name} does not match SHA256SUMS: remove the folder"):
+                finetune(s)
+        record, read = read_run(path.parents[1]), ("settings.yaml", "machine.json", "result.json")
+        assert len(record.problems) == (name in read), name
+        assert len(record.arms) == (name not in ("settings.yaml", "result.json")), name
+        (path / name).write_bytes(content)
+    evaluate(s)
+    assert read_run(path.parents[1]).problems == []
+
+
+def test_a_damaged_result_starts_the_arm_again(tmp_path, caplog):
+    s = settings(tmp_path, "finetune.arms=[scratch]", "finetune.epochs=1")
+    finetune(s)
+    path = arm(open_run(s), "scratch")
+    before = json.loads((path / "result.json").read_text())
+    (path / "result.json").write_bytes(b"\xff{")
+    finetune(s)
+    assert "damaged-result.json" in caplog.text
+    assert (path / "damaged-result.json").read_bytes() == b"\xff{"
+    again = json.loads((path / "result.json").read_text())
+    assert again | {"seconds": 0} == before | {"seconds": 0}
+    evaluate(s)
 
 
 def test_evaluation_answers_other_questions_from_the_saved_weights(tmp_path, caplog):

@@ -8,7 +8,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from tools import fresh, losses_of, make_store, phase_data, tiny
+from tools import BF16, fresh, losses_of, make_store, phase_data, tiny
 
 from bert_lamb.batch import PackedBatch
 from bert_lamb.data.planner import MODEST_TOKENS, known_tokens
@@ -179,7 +179,7 @@ def test_a_cpu_takes_a_modest_number(place: Path) -> None:
 def test_the_plan_without_a_number(place: Path) -> None:
     s = tiny(place, FOUND)
     with mock.patch("bert_lamb.planning.cost.use_cuda", return_value=True):
-        plan = budget(s, 2)
+        plan = budget(s, 2, BF16)
         assert {p.micro_batches for p in plan.phases} == {None}
         assert "batch: as large micro-batches as fit on each device" in budget_text(s, plan)
 

@@ -85,7 +85,8 @@ def test_several_threads(tmp_path: Path, compiled: str) -> None:
     """Sums come in any order there, the compiler's above all, unless torch is told not to."""
     overrides = (
         "data.seq_lens=[32]", "phase2.seq_len=32", "hardware=auto", "hardware.device=cpu",
-        f"hardware.compile={compiled}", "hardware.micro_batch_tokens=2048", "phase1.global_batch=128",
+        "hardware.precision=fp32",
+               f"hardware.compile={compiled}", "hardware.micro_batch_tokens=2048", "phase1.global_batch=128",
         "phase2.global_batch=128",
     )  # fmt: skip
     uncut, cut = (

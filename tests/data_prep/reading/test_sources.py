@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections import Counter
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from prepare_tools import data_settings, write_jsonl, write_text
 
 from bert_lamb.errors import UserError
 from data_prep.reading import slices as slices_module
+from data_prep.reading.file_kinds import kind_of
 from data_prep.reading.slices import BLANK_LINE, LINE_END, PAGE_END, Borders, payloads, plan_input
 from data_prep.reading.sources import SourceError, source_files
 from data_prep.text.document import Document, Reject
@@ -209,7 +211,7 @@ def test_a_missing_parquet_column_names_those_there_are(tmp_path):
         (lambda p: p / "none", "does not exist"),
         (lambda p: p / "none*.jsonl", "does not exist, or matches none of"),
         (lambda p: p, "no text in .*it holds none of .txt"),
-        (lambda p: p / "a.pdf", "is of no known kind; convert it to one of"),
+        (lambda p: p / "a.pdf", "is of no known kind; PDF is not read: convert it"),
     ],
 )
 def test_paths_without_text_say_so(tmp_path, make, message):
@@ -293,3 +295,50 @@ def test_a_bad_sentence_moves_no_border(tmp_path):
         ("a.txt:1", "One.\nTwo."), ("a.txt:4", "Four.\nSix."), ("a.txt:10", "Ten.")
     ]  # fmt: skip
     assert [(r.line, r.reason) for r in rejects] == [(5, "not UTF-8")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("enwiki-latest-pages-articles1.xml-p1p41242.bz2", (".xml", ".bz2")),
+        ("enwiki-20260101-pages-articles-multistream27.xml-p76513835p77475910.bz2", (".xml", ".bz2")),
+        ("simplewiki-latest-pages-articles.xml", (".xml", "")),
+        ("ENWIKI-LATEST-PAGES-ARTICLES.XML.BZ2", (".xml", ".bz2")),
+        ("enwiki-latest-pages-articles.xml.bz2-rss.xml", None),
+        ("enwiki-latest-pages-articles-multistream-index1.txt-p1p41242.bz2", None),
+        ("enwiki-latest-md5sums.txt", None),
+    ],
+)
+def test_names_of_official_dumps(name, kind):
+    assert kind_of(name, "wikipedia_dump") == kind
+
+
+def test_parts_of_a_dump_are_read_in_the_order_of_their_pages(tmp_path):
+    ranges = [(1, 41242), (41243, 151573), (151574, 311329), (9_000_000, 9_518_046), (10_000_001, 11_000_000)]
+    for number, (first, last) in enumerate(ranges[:3] + ranges[3:][::-1], 1):
+        page = f"<page><title>T</title><ns>0</ns><id>{first}</id><revision><text>A. B.</text></revision></page>"
+        (tmp_path / f"w-pages-articles{number + 7}.xml-p{first}p{last}").write_text(
+            f"<mediawiki>\n{page}\n</mediawiki>"
+        )
+    data = data_settings(paths=[tmp_path / "*"], source="wikipedia_dump")
+    plan = plan_input(data, source_files(data), 1)
+    assert [int(re.search(r"-p(\d+)p", f.file.name)[1]) for f in plan.files] == [first for first, _ in ranges]
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "told"),
+    [
+        ("a.json", "text", r"one JSON object on each line .*data=hf data\.dataset=json"),
+        ("a.md", "text", "pandoc"),
+        ("a.tar.gz", "text", "unpack it first"),
+        ("a.zip", "text", "unpack it first"),
+        ("enwiki-latest-pages-articles.xml.bz2", "text", "data=wikipedia_dump"),
+        ("a.jsonl", "wikipedia_dump", "data=text"),
+        ("data-00000-of-00001.arrow", "text", r"save_to_disk is read by data=hf"),
+    ],
+)
+def test_files_that_are_no_source_are_refused_with_what_to_do(tmp_path, name, source, told):
+    (tmp_path / name).write_bytes(b"x")
+    for path in (tmp_path / name, tmp_path):
+        with pytest.raises(SourceError, match=told):
+            source_files(data_settings(paths=[path], source=source))

@@ -240,7 +240,7 @@ def test_a_flipped_byte_and_a_file_that_is_no_dump_are_named(tmp_path):
     assert [d.split(":")[0] for d in plan.damages] == ["a.xml.bz2", "b.xml.bz2", "c.xml", "d.xml", "e.xml"]
     assert "broken .bz2 data" in plan.damages[0]
     assert "is it a MediaWiki dump?" in plan.damages[2]
-    assert "broken UTF-16" in plan.damages[4]
+    assert "broken utf-16" in plan.damages[4]
 
 
 def test_nothing_to_read_is_one_clear_error(tmp_path):

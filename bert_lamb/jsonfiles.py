@@ -1,0 +1,93 @@
+"""Small JSON files and logs of JSON lines, as they are met: a damaged one is named and set aside, and stops nothing."""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bert_lamb.files import free_name, write_whole
+
+log = logging.getLogger(__name__)
+
+Fits = Callable[[dict[str, Any]], bool]  # whether an object holds what its reader needs
+
+
+def parse_object(content: bytes, fits: Fits) -> dict[str, Any] | None:
+    """The JSON object that these bytes spell; None where they spell none, or one that does not fit."""
+    try:
+        value = json.loads(content.decode())
+    except (ValueError, RecursionError):  # brackets nested without end
+        return None
+    return value if isinstance(value, dict) and fits(value) else None
+
+
+def read_object(path: Path, fits: Fits = bool) -> tuple[dict[str, Any] | None, str | None]:
+    """The JSON object of a file, and what is wrong with the file; neither where there is no file."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        return None, f"{path} cannot be read ({error})"
+    value = parse_object(content, fits)
+    return value, None if value is not None else f"{path} is damaged: it does not hold what belongs there"
+
+
+def object_or_aside(path: Path, fits: Fits = bool) -> dict[str, Any] | None:
+    """The JSON object of a file, or None. A damaged file is renamed to damaged-<name>, with one warning: of several
+    processes the one whose rename succeeds warns."""
+    value, problem = read_object(path, fits)
+    if problem:
+        aside = free_name(path.with_name(f"damaged-{path.name}"))
+        try:
+            path.rename(aside)
+        except FileNotFoundError:  # another process was first
+            return None
+        except OSError as error:  # a folder that is read only
+            log.warning("%s; it is not used (%s)", problem, error)
+        else:
+            log.warning("%s; kept aside as %s", problem, aside.name)
+    return value
+
+
+def read_lines(path: Path, fits: Fits) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """The objects of a file of JSON lines, and the lines that hold none that fits; both empty where there is no file.
+
+    The end of a file without a newline, which a process that was killed while it wrote leaves, is neither.
+    """
+    try:
+        *lines, _ = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], []
+    good, bad = [], []
+    for line in lines:
+        value = parse_object(line, fits)
+        if value is not None:
+            good.append(value)
+        elif line.strip():
+            bad.append(line)
+    return good, bad
+
+
+def clean_lines(path: Path, fits: Fits) -> int:
+    """Makes a log ready to be appended to: bad lines go to damaged-<name>, half a line at its end goes.
+
+    Returns how many lines were bad; warns of them.
+    """
+    if not path.is_file():
+        return 0
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    _, bad = read_lines(path, fits)
+    if bad:
+        aside = path.with_name(f"damaged-{path.name}")
+        with aside.open("ab") as file:
+            file.writelines(line + b"\n" for line in bad)
+        kept = [line for line in content[:whole].split(b"\n") if parse_object(line, fits) is not None]
+        write_whole(path, b"".join(line + b"\n" for line in kept))
+        log.warning("%s: %d lines cannot be read; kept aside in %s", path, len(bad), aside.name)
+    elif whole < len(content):
+        os.truncate(path, whole)
+    return len(bad)
