@@ -20,7 +20,15 @@ DECIDE_NOTHING = ("name", "root", "paths", "hub", "processes", "part", "parts", 
 LIBRARIES = ("sentencex", "tokenizers", "numpy", "pyarrow")  # another version may give other bytes
 LIBRARIES_OF = {"wikipedia_dump": ("mwparserfromhell",)}  # by source
 # rules that are off decide nothing: a store made before there were these is still the one asked for
-OFF = {"deduplicate": False, "min_characters": 0, "languages": [], "squad": None, "leave_out_squad": False, "mix": {}}
+OFF = {
+    "templates": None,
+    "deduplicate": False,
+    "min_characters": 0,
+    "languages": [],
+    "squad": None,
+    "leave_out_squad": False,
+    "mix": {},
+}
 OFF |= {"encoding": "utf-8", "dataset": None, "subset": None, "split": "train"}
 
 
