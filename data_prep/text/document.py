@@ -17,6 +17,17 @@ class Gaps:
     sentences: int = 0  # that have a gap
     paragraphs: int = 0
 
+    def add(self, other: "Gaps") -> None:
+        """Adds those of another document."""
+        self.templates.update(other.templates)
+        self.sentences += other.sentences
+        self.paragraphs += other.paragraphs
+
+
+def most_frequent(counted: Counter[str], most: int) -> dict[str, int]:
+    """The most frequent names, equal counts in the order of the alphabet."""
+    return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:most])
+
 
 @dataclass
 class Document:

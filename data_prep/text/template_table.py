@@ -137,7 +137,7 @@ def repeats(pattern: str) -> bool:
 
 def add_entries(shown: dict[str, Shown], wildcards: dict[str, Shown], entries: dict[str, Any]) -> None:
     """Adds the entries of one file; those of the same name are replaced."""
-    found = {name: DROPPED for name in entries.get("dropped", {}).get("templates", [])}
+    found = dict.fromkeys(entries.get("dropped", {}).get("templates", []), DROPPED)
     for section in ("text", "paragraph"):
         for name, patterns in entries.get(section, {}).items():
             found[name] = Shown(

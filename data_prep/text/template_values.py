@@ -1,4 +1,4 @@
-"""What a pattern cannot say of a template: numbers with units, dates, ships. Each returns None where nothing is to be shown.
+"""What a pattern cannot say of a template: numbers with units, dates, ships. None stands for nothing to show.
 
 `values` are the parameters by name; those without a name are called "1", "2" and so on.
 """
@@ -153,7 +153,7 @@ def date(values: Values, table: TemplateTable, day_first: bool) -> str | None:
     given = given[:3]
     if not given or not given[0]:
         return None
-    year, month, day = (given + ["", ""])[:3]
+    year, month, day = [*given, "", ""][:3]
     if not (month.isdecimal() and len(month) <= 2 and 1 <= int(month) <= 12):
         return f"{month} {year}" if month.isalpha() and len(month) > 2 and year.isdecimal() else year
     if not table.months:
@@ -173,7 +173,7 @@ def ship(values: Values, prefix: str) -> str | None:
     given = unnamed(values)
     if not prefix and given:
         prefix, given = given[0], given[1:]
-    name, number, how = (given + ["", "", ""])[:3]
+    name, number, how = [*given, "", "", ""][:3]
     if not name:
         return None
     if how in ("3", "6"):

@@ -29,10 +29,8 @@ APART = re.compile(rf"(?<=\w){MISSING}(?=\w)|(?<=\d){GAP}(?=\w)|(?<=\w){GAP}(?=\
 EMPTY_BRACKETS = re.compile(
     rf"\([\s{GAP},;:/–—-]*\)|\[[\s{GAP},;:]*\]|（[\s{GAP}、,;:：，；]*）|“[\s{GAP}]*”|«[\s{GAP}]*»|„[\s{GAP}]*“"
 )
-AFTER_UNUSED = {ord(sign): None for sign in (MISSING, OPEN, CLOSED)}  # that no XML holds
-BRACKET = re.compile(rf"([(（]) ?{GAP} ?(?:[,;:،，；] ?)?")
-BEFORE_UNUSED = {ord(sign): None for sign in (MISSING, OPEN, CLOSED)}  # that no XML holds
-BRACKET = re.compile(rf" ?(?:[,;:،，；] ?)?{GAP} ?([)）])")
+AFTER_BRACKET = re.compile(rf"([(（]) ?{GAP} ?(?:[,;:،，；] ?)?")
+BEFORE_BRACKET = re.compile(rf" ?(?:[,;:،，；] ?)?{GAP} ?([)）])")
 FIRST_SIGN = re.compile(rf"(^|[.!?][\"'”»)]? ?){GAP} ?[,;:،，；] ?")  # a sentence that would begin with a comma
 TWO_SIGNS = re.compile(rf"[,;:] ?{GAP} ?(?=[,;:.!?])")
 BEFORE_SIGN = re.compile(rf" ?{GAP} ?(?=[,.;:!?)])")
@@ -119,13 +117,14 @@ def joined(text: str) -> str:
     text = GAP_RUN.sub(one_gap, text)
     text = TWO_SIGNS.sub("", FIRST_SIGN.sub(r"\1", text))
     text = GAPS.sub(lambda m: " " if " " in m[0] else "", BEFORE_SIGN.sub("", text))
+    text = text.replace(OPEN, "[").replace(CLOSED, "]")
     for _ in range(MOST_ROUNDS):
         if (less := QUOTES.sub("", LEFT.sub("", text))) == text:
             break
         text = less
     else:
         text = re.sub(r"[\[\]{}]|'{2,}", "", re.sub(r"'(?=[\[\]{}])", "", text))
-    return " ".join(text.replace(OPEN, "[").replace(CLOSED, "]").split())
+    return " ".join(text.split())
 
 
 def one_gap(run: re.Match[str]) -> str:
@@ -191,6 +190,6 @@ def entity(node: HTMLEntity) -> str:
         return ""
     return (
         ""
-        if "\ud800" <= character <= "\udfff" or character < " " and character not in "\t\n" or HOLE.match(character)
+        if "\ud800" <= character <= "\udfff" or (character < " " and character not in "\t\n") or HOLE.match(character)
         else character
     )
