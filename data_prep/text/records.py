@@ -62,8 +62,10 @@ def _records(piece: Piece, text: bytes | None, data: DataSettings) -> Iterator[D
         yield from _rows(piece, data)
     elif piece.file.format == ".xml":
         from data_prep.text.dump import pages  # only here: other sources need no parser of wikitext
+        from data_prep.text.template_table import template_table
 
-        yield from pages(piece, read_piece(piece, data) if text is None else text, data)
+        table = template_table(data.templates, data.language)
+        yield from pages(piece, read_piece(piece, data) if text is None else text, table)
     elif whole_files(piece.file, data):
         yield _whole_file(piece, text, data)
     elif piece.file.format == ".txt" and not piece.file.sentences:

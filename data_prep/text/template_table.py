@@ -40,6 +40,7 @@ DROPPED = Shown()
 class TemplateTable:
     """All entries that hold for one wiki."""
 
+    language: str = "en"  # ISO code
     shown: dict[str, Shown] = field(default_factory=dict)  # by normal name, aliases included
     wildcards: list[tuple[str, str, Shown]] = field(default_factory=list)  # beginning, end, entry; longest first
     units: dict[str, str] = field(default_factory=dict)
@@ -64,9 +65,9 @@ def normal(name: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def template_table(path: str | None, language: str) -> TemplateTable:
+def template_table(path: str | None = None, language: str = "en") -> TemplateTable:
     """The built-in table, with the entries of the file of data.templates before it; TemplateError where it is wrong."""
-    table = TemplateTable()
+    table = TemplateTable(language)
     wildcards: dict[str, Shown] = {}
     sections = read_sections(path)
     for entries in sections:

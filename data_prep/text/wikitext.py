@@ -24,14 +24,14 @@ SWITCH = re.compile(r"__([^\W_]+(?:_[^\W_]+)*)__")  # __NOTOC__ and its translat
 BOLD_LINE = re.compile(r"'''[^'.!?]*'''[\s:]*")  # a heading in bold
 MISSING = "\x02"  # where a text is missing, in the paragraph that is being made plain
 OPEN, CLOSED = "\x03", "\x04"  # brackets that are text
-GAP_RUN = re.compile(rf"[{GAP}{MISSING}](?: ?[,;:،，；、]? ?[{GAP}{MISSING}])+")
+GAP_RUN = re.compile(rf" ?[{GAP}{MISSING}](?: ?[,;:،，；、]? ?[{GAP}{MISSING}])+")
 APART = re.compile(rf"(?<=\w){MISSING}(?=\w)|(?<=\d){GAP}(?=\w)|(?<=\w){GAP}(?=\d)")
 EMPTY_BRACKETS = re.compile(
     rf"\([\s{GAP},;:/–—-]*\)|\[[\s{GAP},;:]*\]|（[\s{GAP}、,;:：，；]*）|“[\s{GAP}]*”|«[\s{GAP}]*»|„[\s{GAP}]*“"
 )
 AFTER_BRACKET = re.compile(rf"([(（]) ?{GAP} ?(?:[,;:،，；] ?)?")
 BEFORE_BRACKET = re.compile(rf" ?(?:[,;:،，；] ?)?{GAP} ?([)）])")
-FIRST_SIGN = re.compile(rf"(^|[.!?][\"'”»)]? ?){GAP} ?[,;:،，；] ?")  # a sentence that would begin with a comma
+FIRST_SIGN = re.compile(rf"(^ ?|[.!?][\"'”»)]? ?){GAP} ?[,;:،，；] ?")  # a sentence that would begin with a comma
 TWO_SIGNS = re.compile(rf"[,;:] ?{GAP} ?(?=[,;:.!?])")
 BEFORE_SIGN = re.compile(rf" ?{GAP} ?(?=[,.;:!?)])")
 GAPS = re.compile(rf" ?{GAP} ?")
@@ -50,14 +50,13 @@ def running_text(
     table: TemplateTable | None = None,
     title: str = "",
     gaps: Gaps | None = None,
-    language: str = "en",
 ) -> str:
     """Paragraphs of an article, one a line; empty where it has none.
 
     `dropped_spaces` are the wiki's names (lower case) of the namespaces of pictures and categories. `table` says what
     is shown of templates, the built-in one if None. What is missing in the text is added to `gaps`.
     """
-    table = table or template_table(None, language)
+    table = table or template_table()
     gaps = gaps if gaps is not None else Gaps()
     text, names = without_blocks(wikitext.translate(UNUSED).replace("\r\n", "\n"), dropped_spaces, table, title)
     text = PARAGRAPH_TAG.sub("\n\n", BREAK.sub(" ", VARIANTS.sub(variant, text)))
@@ -72,7 +71,7 @@ def running_text(
             if holes:
                 gaps.templates.update(names[ord(hole) - FIRST_HOLE] for hole in holes)
                 gaps.paragraphs += 1
-                gaps.sentences += sum(MISSING in sentence for sentence in sentences(marked, language))
+                gaps.sentences += sum(MISSING in sentence for sentence in sentences(marked, table.language))
     return "\n".join(found)
 
 
