@@ -21,8 +21,8 @@ from bert_lamb.settings import Settings, recipe_hash
 
 Rates = dict[int, tuple[float, str]]  # of phases 1 and 2: model TFLOP/s of a device, and where the number comes from
 MOST_LAYERS = 2  # of a deep model: layers are alike, so that two tell its rate in a tenth of the time
-ENOUGH_S = 1.0  # of a phase: no further micro-batch is timed after that
-ROUNDS = 4  # of each size: a first one prepares kernels, and other programs disturb some
+ENOUGH_S = 2.0  # of a phase: no further micro-batch is timed after that
+ROUNDS = 3  # of each size: a first one prepares kernels, and other programs disturb some
 WORDS = "measured here, not compiled"
 
 
