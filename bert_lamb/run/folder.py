@@ -112,6 +112,11 @@ class RunFolder:
         return self.path / "precision.json"
 
     @property
+    def rates_file(self) -> Path:
+        """How fast the machines of this run are, as measured for the plan."""
+        return self.path / "rates.json"
+
+    @property
     def recipe_file(self) -> Path:
         return self.path / "recipe.json"
 
