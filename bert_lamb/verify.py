@@ -84,7 +84,8 @@ def verify_run(folder: RunFolder, store: Path) -> list[str]:
     if not folder.settings_file.is_file():
         print(f"{folder.path}: no run there yet")
         return []
-    wrong = told(folder.path, 0, _small_files(folder, store), "records")
+    wrong = _small_files(folder, store)
+    print(f"{folder.path}: records, " + (f"{len(wrong)} cannot be right" if wrong else "readable, of one recipe"))
     for number in (1, 2):
         for path in list_checkpoints(folder.checkpoints(number)):
             found = damage(path)
@@ -97,10 +98,9 @@ def verify_run(folder: RunFolder, store: Path) -> list[str]:
     return wrong
 
 
-def told(part: Path, files: int, wrong: list[str], what: str = "") -> list[str]:
+def told(part: Path, files: int, wrong: list[str]) -> list[str]:
     """Prints a part's line; returns what is wrong with it."""
-    checked = what or f"{files} files"
-    print(f"{part}: {checked}, " + (f"{len(wrong)} damaged or missing" if wrong else "as they were written"))
+    print(f"{part}: {files} files, " + (f"{len(wrong)} damaged or missing" if wrong else "as they were written"))
     return wrong
 
 

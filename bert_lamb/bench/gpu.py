@@ -162,7 +162,8 @@ class Bench:
     def lamb(self) -> None:
         """One optimizer step by each path, beside torch's fused AdamW."""
         paths: dict[str, dict[str, Any]] = {
-            "Lamb compiled": {}, "Lamb fused": {"fused": True}, "Lamb plain": {"foreach": False}, "AdamW fused": {},
+            "Lamb foreach": {"foreach": True}, "Lamb fused": {"fused": True}, "Lamb plain": {"foreach": False},
+            "AdamW fused": {},
         }  # fmt: skip
         for name, size in self._models.items():
             for path, how in paths.items():

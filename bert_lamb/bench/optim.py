@@ -59,7 +59,9 @@ def pytorch_optimizer(groups: Groups) -> torch.optim.Optimizer:
 MAKERS: dict[str, Maker] = {
     "Lamb": ours(),
     "Lamb, max_grad_norm=1": ours(max_grad_norm=1.0),
-    "Lamb, fused=False": ours(fused=False),
+    "Lamb, foreach=True": ours(foreach=True),
+    "Lamb, foreach=True, max_grad_norm=1": ours(foreach=True, max_grad_norm=1.0),
+    "Lamb, foreach=False": ours(foreach=False),
     "timm Lamb, foreach=True": timm(foreach=True),
     "timm Lamb, foreach=True, no clip": timm(foreach=True, max_grad_norm=None),
     "timm Lamb, foreach=False": timm(foreach=False),

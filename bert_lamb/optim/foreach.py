@@ -22,7 +22,8 @@ BLOCK = 1 << 16  # numbers a thread works on at a time on a CPU, a multiple of p
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 
 One = float | Tensor  # for all tensors of a list
-Each = Sequence[Tensor]  # for each of a list's tensors: 0-dim, or [R, 1] for rows
+Tensors = tuple[Tensor, ...] | list[Tensor]
+Each = Tensors  # for each of a list's tensors: 0-dim, or [R, 1] for rows
 
 
 class Scalars(NamedTuple):
@@ -57,7 +58,7 @@ class Block(NamedTuple):
 
     places: list[int]  # of their tensors
     weights: list[Tensor]
-    updates: list[list[Tensor]]  # one list, or two for LANS; without their units
+    updates: list[Tensors]  # one list, or two for LANS; without their units
 
 
 class Kept(NamedTuple):
@@ -94,8 +95,8 @@ def scalars_of(numbers: Numbers, finite: Tensor | None, rule: Rule) -> Scalars:
 
 
 def advance(
-    x: Sequence[Tensor], g: Sequence[Tensor], m: list[Tensor], v: list[Tensor], s: Scalars, rule: Rule
-) -> list[list[Tensor]]:  # fmt: skip
+    x: Tensors, g: Tensors, m: Tensors, v: Tensors, s: Scalars, rule: Rule
+) -> list[Tensors]:  # fmt: skip
     """Writes the moments of a list of tensors and returns their updates, without their units: one list, or two."""
     g = descended(g, m[0].dtype, s)
     beta1, beta2 = rule.betas
@@ -110,7 +111,7 @@ def advance(
     return updates_of(x, g, m, v, s, rule)
 
 
-def descended(g: Sequence[Tensor], wide: torch.dtype, s: Scalars) -> list[Tensor]:
+def descended(g: Tensors, wide: torch.dtype, s: Scalars) -> Tensors:
     """The gradient as the moments take it."""
     g = [z.to(wide) for z in g]
     if s.applied is not None:
@@ -120,8 +121,8 @@ def descended(g: Sequence[Tensor], wide: torch.dtype, s: Scalars) -> list[Tensor
 
 
 def updates_of(
-    x: Sequence[Tensor], g: Sequence[Tensor], m: Sequence[Tensor], v: Sequence[Tensor], s: Scalars, rule: Rule
-) -> list[list[Tensor]]:  # fmt: skip
+    x: Tensors, g: Tensors, m: Tensors, v: Tensors, s: Scalars, rule: Rule
+) -> list[Tensors]:  # fmt: skip
     """What new moments make of a step."""
     if rule.variant == "nnlamb":
         root = torch._foreach_mul(v, s.ahead[2])
@@ -136,7 +137,7 @@ def updates_of(
         torch._foreach_div_(u, root)
     else:
         u = torch._foreach_div(m, root)
-    updates = [u, torch._foreach_div(g, root)] if rule.variant == "lans" else [u]
+    updates: list[Tensors] = [u, torch._foreach_div(g, root)] if rule.variant == "lans" else [u]
     if rule.weight_decay != 0:
         x = [z.to(u[0].dtype) for z in x]
         for update, decay in zip(updates, s.decays, strict=True):
@@ -196,7 +197,7 @@ def pieces(columns: Sequence[Sequence[Tensor]]) -> Iterator[tuple[list[int], lis
     yield owners[first:], [column[first:] for column in cut]
 
 
-def norms_of(vectors: list[Tensor], norm: float) -> Sequence[Tensor]:
+def norms_of(vectors: Tensors, norm: float) -> Sequence[Tensor]:
     """Of each vector: on a CPU norms of its rows, [R] (see plain.norm_of), elsewhere its norm."""
     if vectors[0].device.type == "cpu":
         return [row_norms(z, norm) if len(z) > ROW else norm_of(z, norm)[None] for z in vectors]

@@ -72,8 +72,7 @@ def first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor | None) -> t
     norms, kept = [], []
     momentum, decay = batch.settings["momentum"], batch.rule.weight_decay
     for i, (x, grad, m) in enumerate(zip(batch.weights, batch.grads, batch.state("exp_avg"), strict=True)):
-        factor = None if numbers.factor is None else numbers.factor[i]
-        x, g = x.to(m.dtype), scaled(grad.to(m.dtype), factor)
+        x, g = x.to(m.dtype), scaled(grad.to(m.dtype), numbers.factor, i)
         new_m = momentum * m + (1 - momentum) * (g + decay * x)
         write(finite, (m, new_m))
         norms.append(torch.stack([norm_of(z, batch.rule.norm) for z in (x, new_m)]))

@@ -29,8 +29,8 @@ class LoadsStates(torch.optim.Optimizer):
         """
         state_dict = state_dict.copy()
         before, after = self._optimizer_load_state_dict_pre_hooks, self._optimizer_load_state_dict_post_hooks
-        for hook in before.values():
-            replaced = hook(self, state_dict)
+        for pre_hook in before.values():
+            replaced = pre_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
         saved_groups = groups = state_dict["param_groups"]
         loaded: dict[Tensor, dict[str, Tensor]] = {}
@@ -50,8 +50,8 @@ class LoadsStates(torch.optim.Optimizer):
             self._optimizer_load_state_dict_pre_hooks = before
             self._optimizer_load_state_dict_post_hooks = after
         self.state.update(loaded)
-        for hook in after.values():
-            hook(self)
+        for post_hook in after.values():
+            post_hook(self)
 
     def _settings(self, mine: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
         """A group as it will be, checked."""

@@ -30,7 +30,7 @@ from bert_lamb.optim.rule import Rule
 from bert_lamb.optim.tensors import TensorGroup
 
 ROW = 4096  # numbers; 16 KiB in fp32: a row's norm has lost no digits that matter
-Updates = list[list[Tensor]]  # of each tensor, one or two (LANS)
+Updates = list[Tensor]  # of a tensor: one, or two for LANS
 
 
 class Numbers(NamedTuple):
@@ -51,8 +51,8 @@ def first_pass(batch: TensorGroup, numbers: Numbers, finite: Tensor | None) -> t
     norms, kept = [], []
     columns = (batch.weights, batch.grads, batch.state("exp_avg"), batch.state("exp_avg_sq"))
     for i, (x, grad, m, v) in enumerate(zip(*columns, strict=True)):
-        factor, *correct = (z if z is None else z[i] for z in numbers)
-        x, g = x.to(m.dtype), scaled(grad.to(m.dtype), factor)
+        correct = [z[i] for z in numbers[1:] if z is not None]
+        x, g = x.to(m.dtype), scaled(grad.to(m.dtype), numbers.factor, i)
         new_m, new_v = moments(g, m, v, batch.rule)
         directions = updates(x, g, new_m, new_v, correct, batch.rule)
         write(finite, (m, new_m), (v, new_v))
@@ -70,8 +70,9 @@ def second_pass(batch: TensorGroup, kept: list[Updates], moves: Tensor, finite: 
         write(finite, (x, new))
 
 
-def scaled(g: Tensor, factor: Tensor | None) -> Tensor:
-    return g if factor is None else g * factor
+def scaled(g: Tensor, factor: Tensor | None, place: int) -> Tensor:
+    """The gradient as the moments take it."""
+    return g if factor is None else g * factor[place]
 
 
 def moments(g: Tensor, m: Tensor, v: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:

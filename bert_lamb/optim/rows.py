@@ -104,7 +104,7 @@ def move_rows(stacks: list[list[Tensor]], scalars: Scalars, rule: Rule, moves: l
     """Writes a group's weights."""
     x, g, m, v = stacks
     updates = foreach.updates_of(x, foreach.descended(g, m[0].dtype, scalars), m, v, scalars, rule)
-    new = [z.to(m[0].dtype) for z in x]
+    new: foreach.Tensors = [z.to(m[0].dtype) for z in x]
     for move, update in zip(moves, updates, strict=True):
         new = torch._foreach_sub(new, torch._foreach_mul(update, move))
     torch._foreach_copy_(x, new)

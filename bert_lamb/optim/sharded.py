@@ -15,10 +15,10 @@ def gradient_norms(batches: Sequence[TensorGroup]) -> list[Tensor]:
     for batch in batches:
         dtype = torch.promote_types(batch.grads[0].dtype, torch.float32)
         if batch.device.type == "cpu" or not all(g.numel() for g in batch.grads):
-            norms = [norm_of(g, 2, dtype) for g in batch.grads]
+            norms = torch.stack([norm_of(g, 2, dtype) for g in batch.grads])
         else:
-            norms = torch._foreach_norm(batch.grads, 2, dtype)
-        found.append(torch.stack(list(norms))[:, None])
+            norms = torch.stack(torch._foreach_norm(batch.grads, 2, dtype))
+        found.append(norms[:, None])
     wholes = whole_norms([(batch.spread, 2, norms) for batch, norms in zip(batches, found, strict=True)])
     return [norms[:, 0] for norms in wholes]
 

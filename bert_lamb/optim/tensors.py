@@ -64,11 +64,11 @@ class TensorGroup:
 
     def some(self, places: Sequence[int]) -> "TensorGroup":
         """The tensors at these places."""
-        lists = {
-            name: [getattr(self, name)[i] for i in places] for name in ("params", "weights", "grads", "states")
-        }  # fmt: skip
-        norms = torch.stack([self.grad_norms[i] for i in places]) if places else self.grad_norms[:0]
-        return replace(self, grad_norms=norms, **lists)
+        return replace(
+            self, params=[self.params[i] for i in places], weights=[self.weights[i] for i in places],
+            grads=[self.grads[i] for i in places], states=[self.states[i] for i in places],
+            grad_norms=torch.stack([self.grad_norms[i] for i in places]),
+        )  # fmt: skip
 
     def split(self, most: int) -> "Iterator[TensorGroup]":
         """In their order, in groups of at most so many numbers, or of one tensor that has more."""

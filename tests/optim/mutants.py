@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 TRITON = ROOT / "build/triton"  # where the Makefile puts it; else the environment's own
 KITS = {  # for mistakes in a file; all others have the first
     "plain.py": ("test_optim_conformance.py", "test_optim_others.py", "test_lamb.py"),
+    "foreach.py": ("test_optim_random.py",),
+    "tensors.py": ("test_optim_random.py", "test_sharded_optim.py"),
     "rows.py": ("test_optim_random.py", "test_fast_paths.py"),
     "fused.py": ("test_triton.py",),
     "sharded.py": ("test_sharded_optim.py",),
@@ -29,70 +31,125 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = {
-    "ascends": Mutant("plain.py", "x = x - lr * share", "x = x + lr * share"),
+    "ascends": Mutant("plain.py", "new = new - move * u", "new = new + move * u"),
     "root left out": Mutant("plain.py", "root = v_hat.sqrt() + eps", "root = v_hat + eps"),
     "eps inside the root": Mutant("plain.py", "root = v_hat.sqrt() + eps", "root = (v_hat + eps).sqrt()"),
     "decay outside the update": Mutant("plain.py", "decay = rule.weight_decay * x", "decay = 0 * x"),
     "decay subtracted": Mutant("plain.py", "decay = rule.weight_decay * x", "decay = -rule.weight_decay * x"),
     "ratio inverted": Mutant("plain.py", "phi / u_norm, 1.0", "u_norm / phi, 1.0"),
     "ratio 0 at zero norm": Mutant("plain.py", "phi / u_norm, 1.0)", "phi / u_norm, 0.0)"),
-    "ratio of the moments alone": Mutant("plain.py", "*(u for _, u in shares)",
-                                         "*(u - rule.weight_decay * x for _, u in shares)"),
-    "norm over the last axis": Mutant("plain.py", "return torch.linalg.vector_norm(z, norm, dtype=dtype)",
-                                      "return torch.linalg.vector_norm(z, norm, -1 if z.ndim else None).amax()"),
-    "norms of rows in L1": Mutant("plain.py", "view(-1, ROW), norm, dim=1", "view(-1, ROW), 1, dim=1"),
-    "what fills no row": Mutant("plain.py", "if whole < len(flat):", "if False:"),
-    "always the L2 norm": Mutant("plain.py", "(norm_of(z, rule.norm) for", "(norm_of(z, 2) for"),
-    "correction one step late": Mutant("plain.py", "beta ** t.to(", "beta ** (t + 1).to("),
+    "ratio of the moments alone": Mutant(
+        "plain.py", "for z in (x, *directions)", "for z in (x, *(u - batch.rule.weight_decay * x for u in directions))"
+    ),
+    "norm of the first row": Mutant(
+        "plain.py",
+        "return norm_of(row_norms(flat, norm, dtype), norm) if",
+        "return norm_of(row_norms(flat, norm, dtype)[:1], norm) if",
+    ),
+    "norms of rows in L1": Mutant(
+        "plain.py",
+        "found = row_norm(flat[:whole].view(-1, ROW), norm, dtype)",
+        "found = row_norm(flat[:whole].view(-1, ROW), 1, dtype)",
+    ),
+    "what fills no row": Mutant("plain.py", "return found if whole == len(flat) else", "return found if True else"),
+    "always the L2 norm": Mutant("plain.py", "[norm_of(z, batch.rule.norm) for", "[norm_of(z, 2) for"),
+    "correction one step late": Mutant(
+        "plain.py", "for at in (t, t + 1) for beta", "for at in (t + 1, t + 2) for beta"
+    ),
     "correction of m left out": Mutant("plain.py", "m_hat, v_hat = m * c1, v * c2", "m_hat, v_hat = m, v * c2"),
-    "corrections in fp32": Mutant("plain.py", "t.to(torch.float64)", "t.to(torch.float32)"),
-    "corrected rate inverted": Mutant("plain.py", "lr * c1 / c2.sqrt()", "lr * c2.sqrt() / c1"),
-    "betas exchanged": Mutant("plain.py", "beta1, beta2 = rule.betas", "beta2, beta1 = rule.betas"),
-    "second moment of the moment": Mutant("plain.py", "v = beta2 * v + (1 - beta2) * g * g",
-                                          "v = beta2 * v + (1 - beta2) * m * m"),
-    "gradient averaged twice": Mutant("plain.py", "m = beta1 * m + taken(rule) * g",
-                                       "m = beta1 * m + taken(rule) ** 2 * g"),
-    "phi not clipped below": Mutant("plain.py", "x_norm.clamp(*rule.phi_bounds)",
-                                    "x_norm.clamp(max=rule.phi_bounds[1])"),
+    "correction without its minus": Mutant("plain.py", "return -1 / torch.expm1(", "return 1 / torch.expm1("),
+    "corrected rate inverted": Mutant("plain.py", "batch.lr * c1 / c2.sqrt()", "batch.lr * c2.sqrt() / c1"),
+    "betas exchanged": Mutant(
+        "plain.py", "beta1, beta2 = rule.betas\n    return", "beta2, beta1 = rule.betas\n    return"
+    ),
+    "second moment of the moment": Mutant(
+        "plain.py", "beta2 * v + (1 - beta2) * g * g\n\n\ndef", "beta2 * v + (1 - beta2) * m * m\n\n\ndef"
+    ),
+    "gradient averaged twice": Mutant(
+        "plain.py", "beta1 * m + taken(rule) * g, ", "beta1 * m + taken(rule) ** 2 * g, "
+    ),
+    "phi not clipped below": Mutant(
+        "plain.py", "x_norm.clamp(*rule.phi_bounds)", "x_norm.clamp(max=rule.phi_bounds[1])"
+    ),
     "look-ahead one step behind": Mutant("plain.py", "m_hat = beta1 * m * next1", "m_hat = beta1 * m * c1"),
-    "LANS parts exchanged": Mutant("plain.py", "[(beta1, m_hat / root + decay), (1 - beta1, g",
-                                   "[(1 - beta1, m_hat / root + decay), (beta1, g"),
-    "LANS without normalising": Mutant("plain.py", "torch.where(norm > 0, g / norm, g)", "g"),
+    "LANS parts exchanged": Mutant(
+        "plain.py", "return (rule.betas[0], 1 - rule.betas[0]) if", "return (1 - rule.betas[0], rule.betas[0]) if"
+    ),
+    "LANS without normalising": Mutant("plain.py", "torch.where(norms > 0, 1 / norms, factor)", "factor"),
+    "descends where it should ascend": Mutant("plain.py", "factor = -factor", "factor = +factor"),
     "apex adapts everything": Mutant("rule.py", "self.weight_decay != 0 if", "True if"),
     "clips every gradient": Mutant("layerwise.py", ".clamp(max=1.0)", ""),
-    "clips after the moments": Mutant("plain.py", "g = grad.to(exp_avg.dtype) * scale.to(exp_avg.dtype)",
-                                      "g, lr = grad.to(exp_avg.dtype), lr * scale.to(exp_avg.dtype)"),
-    "writes what is not finite": Mutant("plain.py", "old.copy_(torch.where(finite, new, old))", "old.copy_(new)"),
-    "norm of a rank's part": Mutant("sharded.py", "in spread.items()", "in ()"),
-    "parts' norms added": Mutant("sharded.py", "mine = norms.double() ** norm", "mine = norms.double()"),
-    "LARS decays outside": Mutant("lars.py", "(g + rule.weight_decay * x)", "g"),
-    "rows: norms of rows added": Mutant("rows.py", "[norm_of(of_rows, rule.norm)[None]", "[of_rows.sum()[None]"),
-    "rows: norm of the first row": Mutant("rows.py", "norm_of(of_rows, rule.norm)", "norm_of(of_rows[:1], rule.norm)"),
-    "rows: L1 taken for Linf": Mutant("rows.py", "1 if norm == 1 else", "float('inf') if norm == 1 else"),
-    "rows: small moments stay": Mutant("rows.py", "zip(tensors, (x, m, v), strict=True)", "zip(tensors[:1], (x,))"),
-    "rows: numbers of a neighbour": Mutant("rows.py", "stack.members for stack in group]",
-                                           "stack.members for stack in group[::-1]]"),
-    "rows: scale forgotten in pass 2": Mutant("rows.py", "new = x.to(m.dtype)\n    g = g.to(m.dtype) * scale",
-                                              "new = x.to(m.dtype)\n    g = g.to(m.dtype)"),
-    "rows: descends in pass 2": Mutant("rows.py", "g = -g if rule.maximize else g", "g = +g"),
-    "rows: moments that are not finite": Mutant("rows.py", "m, v = torch.where(finite, m, old_m), torch.where(",
-                                                "m, v = m, torch.where("),
-    "rows: counts what is not finite": Mutant("rows.py", "finite.to(steps[0].dtype))", "1)"),
-    "rows: rate corrected one step early": Mutant("rows.py", "torch.stack(list(steps)) + 1, rule)",
-                                                  "torch.stack(list(steps)), rule)"),
+    "the scale is forgotten": Mutant("plain.py", "ones if scale is None else ones * scale.to(batch.wide)", "ones"),
+    "writes what is not finite": Mutant("plain.py", "new if finite is None else torch.where(finite, new, old)", "new"),
+    "goes on where it is not finite": Mutant("update.py", "    if finite:\n", "    if True:\n"),
+    "norm of a rank's part": Mutant("sharded.py", "in alike.items()", "in ()"),
+    "parts' norms added": Mutant("sharded.py", "mine = norms**norm if adds", "mine = norms if adds"),
+    "rounds by a rank's own size": Mutant(
+        "tensors.py", "return [-(-p.numel() // ranks) for p in self.params]", "return [x.numel() for x in self.weights]"
+    ),
+    "LARS decays outside": Mutant("lars.py", "(g + decay * x)", "g"),
+    "foreach: eps not in its unit": Mutant(
+        "foreach.py", "eps, keep, applied = rule.eps / s", "eps, keep, applied = rule.eps * s"
+    ),
+    "foreach: decay not in its unit": Mutant(
+        "foreach.py", "(rule.weight_decay / units(numbers, rule))", "(rule.weight_decay * units(numbers, rule))"
+    ),
+    "foreach: norms without their unit": Mutant("foreach.py", "whole[:, 1:] * kept.units", "whole[:, 1:]"),
+    "foreach: moves without their unit": Mutant("foreach.py", "    moves = moves * kept.units\n", ""),
+    "foreach: ascends": Mutant("foreach.py", "[move[i] for i in places], -1)", "[move[i] for i in places], 1)"),
+    "foreach: scalars of a neighbour": Mutant(
+        "foreach.py", "return [each[i] for i in places]", "return [each[i] for i in places[::-1]]"
+    ),
+    "foreach: norm of the last piece": Mutant(
+        "foreach.py", "torch.cat(list(norms)) if len(norms) > 1 else norms[0]", "norms[-1]"
+    ),
+    "foreach: moments that are not finite": Mutant(
+        "foreach.py",
+        "keep = torch.where(finite, beta1 * one, one)",
+        "keep = torch.where(finite, beta1 * one, beta1 * one)",
+    ),
+    "foreach: bits kept": Mutant("foreach.py", "for z in g], s.applied)", "for z in g], s.applied * 0 + 1)"),
+    "foreach: factor forgotten": Mutant(
+        "foreach.py", "return g if s.factor is None else torch._foreach_mul(g, s.factor)", "return g"
+    ),
+    "foreach: look-ahead without the gradient": Mutant(
+        "foreach.py", "        torch._foreach_addcmul_(u, g, s.ahead[1])\n", ""
+    ),
+    "copies not put back": Mutant("tensors.py", "view.copy_(vector.view(view.shape))", "pass"),
+    "rows: norms of rows added": Mutant(
+        "rows.py",
+        "torch.stack([norm_of(z, batch.rule.norm) for z in of_rows])",
+        "torch.stack([z.sum() for z in of_rows])",
+    ),
+    "rows: L1 taken for Linf": Mutant("rows.py", "1 if norm == 1 else", 'float("inf") if norm == 1 else'),
+    "rows: norms without their unit": Mutant("rows.py", "found[1:] * own[place]", "found[1:]"),
+    "rows: numbers of a neighbour": Mutant("rows.py", "scalars.some(places)", "scalars.some(places[::-1])"),
+    "rows: moves of a neighbour": Mutant(
+        "rows.py", "of_update[i] for i in group.places]", "of_update[i] for i in group.places[::-1]]"
+    ),
+    "rows: weights that are not finite": Mutant(
+        "rows.py", "torch.where(finite, moves * kept.units, 0.0)", "moves * kept.units"
+    ),
     "Triton: norm of the first chunk": Mutant("fused.py", "total = partials.sum(dim=1)", "total = partials[:, 0]"),
     "Triton: square of the norm": Mutant("fused.py", "total.sqrt() if rule.norm == 2 else total", "total"),
     "Triton: decay outside the update": Mutant("fused.py", "u = m_hat / root + DECAY * x", "u = m_hat / root"),
     "Triton: eps inside the root": Mutant("fused.py", "tl.sqrt(v_hat) + EPS", "tl.sqrt(v_hat + EPS)"),
     "Triton: corrections exchanged": Mutant("fused.py", "m * c1, v * c2", "m * c2, v * c1"),
-    "Triton: LANS parts exchanged": Mutant("fused.py", "x -= BETA1 * tl.load(moves + owner * 2) * u + (1 - BETA1)",
-                                           "x -= (1 - BETA1) * tl.load(moves + owner * 2) * u + BETA1"),
-    "Triton: weights that are not finite": Mutant("fused.py", "tl.store(xs + at, x.to(PARAM), mask=inside & finite)",
-                                                  "tl.store(xs + at, x.to(PARAM), mask=inside)"),
-    "Triton: moments that are not finite": Mutant("fused.py", "tl.store(ms + at, m, mask=inside & finite)",
-                                                  "tl.store(ms + at, m, mask=inside)"),
+    "Triton: LANS parts exchanged": Mutant(
+        "fused.py",
+        "tl.load(moves + owner * 2) * u + tl.load(moves + owner * 2 + 1) * w",
+        "tl.load(moves + owner * 2 + 1) * u + tl.load(moves + owner * 2) * w",
+    ),
+    "Triton: weights that are not finite": Mutant(
+        "fused.py",
+        "tl.store(xs + at, x.to(PARAM), mask=inside & finite)",
+        "tl.store(xs + at, x.to(PARAM), mask=inside)",
+    ),
+    "Triton: moments that are not finite": Mutant(
+        "fused.py", "tl.store(ms + at, m, mask=inside & finite)", "tl.store(ms + at, m, mask=inside)"
+    ),
     "Triton: every chunk from the start": Mutant("fused.py", "tl.load(starts + tl.program_id(0)), tl", "0, tl"),
-}  # fmt: skip
+}
 
 
 def planted(mutant: Mutant) -> str:

@@ -15,7 +15,7 @@ from test_optim_conformance import close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bert_lamb.optim import Lamb, Lars, Rule, rows, update
+from bert_lamb.optim import Lamb, Lars, Rule, foreach, rows, update
 from bert_lamb.optim.lamb import COMPILED, FOREACH, PLAIN, choose_path
 from bert_lamb.optim.tensors import TensorGroup
 
@@ -77,13 +77,14 @@ def test_large_tensors_move_as_the_definition_says(path: str, dtype: torch.dtype
 
 @pytest.mark.parametrize("path", EACH_PATH)
 @pytest.mark.parametrize("norm", [1, 2])
-def test_a_step_repeats_to_the_bit(norm: float, path: str) -> None:
-    """For any number of threads: a row is the work of one."""
+def test_a_step_repeats_to_the_bit(norm: float, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For any number of threads, and in blocks of any size: a row is the work of one."""
     found = []
     threads = torch.get_num_threads()
     try:
-        for count in (1, 1, 2, 5):
+        for count, block in ((1, foreach.BLOCK), (1, foreach.BLOCK), (2, foreach.BLOCK), (1, 1 << 14)):
             torch.set_num_threads(count)
+            monkeypatch.setattr(foreach, "BLOCK", block)
             ps, optimizer = made(torch.float32, **PATHS[path], norm=norm, max_grad_norm=0.1)
             go(ps, optimizer, range(3))
             found.append(ps)

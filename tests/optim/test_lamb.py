@@ -14,7 +14,7 @@ import torch
 from oracles.optim_reference import awkward, gradient
 from tools import ROOT, environment
 
-from bert_lamb.optim import Lamb, Rule
+from bert_lamb.optim import Lamb, Rule, update
 
 
 def parameters(names: Iterable[str] | None = None, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
@@ -84,9 +84,16 @@ def test_google_clips_the_global_norm() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("clip", [None, 1.0])
 @pytest.mark.parametrize("first", [True, False])
-def test_a_gradient_that_is_not_finite_changes_nothing(bad: float, clip: float | None, first: bool) -> None:
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("foreach", [True, False])
+def test_a_gradient_that_is_not_finite_changes_nothing(
+    bad: float, clip: float | None, first: bool, known: bool, foreach: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not the host knows the verdict, which on a GPU it does not."""
+    if not known:
+        monkeypatch.setattr(update, "known", lambda finite: False)
     ps = parameters(["matrix", "scalar", "rows never touched"], torch.float32)
-    optimizer = Lamb(list(ps.values()), max_grad_norm=clip)
+    optimizer = Lamb(list(ps.values()), max_grad_norm=clip, foreach=foreach)
     if not first:
         fill(ps, 1)
         optimizer.step()

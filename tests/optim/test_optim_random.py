@@ -119,11 +119,13 @@ class Trajectory:
         if self.chance(0.2):
             shape = self.pick((64, 33), (1031,), (128, 2))
         t = torch.from_numpy(np.asarray(self.rng.normal(size=shape) * self.pick(0.0, 0.02, 1.0, 3.0))).to(self.dtype)
-        layout = self.pick("contiguous", "transposed", "channels last", "every second")
+        layout = self.pick("contiguous", "transposed", "channels last", "every second", "columns")
         if layout == "transposed" and t.ndim > 1:
             t = t.transpose(0, -1)
         elif layout == "channels last" and t.ndim == 4:
             t = t.contiguous(memory_format=torch.channels_last)
+        elif layout == "columns" and t.ndim > 1:  # of a wider matrix: no vector shares their memory
+            t = torch.cat([t, t], dim=-1)[..., : t.shape[-1]]
         elif layout == "every second" and t.ndim:
             t = torch.stack([t, t], dim=-1)[..., 0]
         return Parameter(t)
@@ -208,7 +210,10 @@ class Trajectory:
                 params = [(name, fresh[name]) if self.named else fresh[name] for name in own]
                 groups.append({"params": params} | self.path)
             self.ps, self.optimizer = fresh, Lamb(groups, lr=7.0, preset=self.preset, **self.optimizer_wide)
-            self.optimizer.load_state_dict(torch.load(file, weights_only=True))
+            saved = torch.load(file, weights_only=True)
+            for state in saved["state"].values():  # as a file of another format would hold them, whatever the weights
+                state.update({key: value.contiguous() for key, value in state.items()})
+            self.optimizer.load_state_dict(saved)
             self.skipped = 0  # counted by the object
 
 

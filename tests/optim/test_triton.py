@@ -11,7 +11,10 @@ import test_optim_conformance as kit
 import torch
 from tools import environment
 
-from bert_lamb.optim import PRESETS, Lamb, plain
+from bert_lamb.optim import PRESETS, Lamb, update
+from bert_lamb.optim.lamb import PLAIN
+from bert_lamb.optim.tensors import TensorGroup
+from bert_lamb.optim.update import UpdatePath
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -61,7 +64,7 @@ def go(ps: list[torch.nn.Parameter], optimizer: Lamb, steps: range, bad: float |
 @pytest.mark.parametrize("preset", ["paper", "lans"])
 def test_it_moves_as_the_definition_says(preset: str) -> None:
     ps, ours = made(torch.float32, preset=preset, max_grad_norm=1.0, fused=True)
-    qs, theirs = made(torch.float32, preset=preset, max_grad_norm=1.0, fused=False)
+    qs, theirs = made(torch.float32, preset=preset, max_grad_norm=1.0, foreach=False)
     start = [p.detach().cpu().double().numpy().copy() for p in ps]
     go(ps, ours, range(4))
     go(qs, theirs, range(4))
@@ -79,10 +82,13 @@ def test_bf16_gradients(param: torch.dtype) -> None:
     draw = torch.Generator().manual_seed(5)
     x, g = (torch.randn(700, generator=draw).to(DEVICE) for _ in range(2))
     found = []
-    for path in (fused.update, plain.update):
+    for path in (UpdatePath(fused.first_pass, fused.second_pass), PLAIN):
         p, m, v, t = x.to(param, copy=True), torch.zeros_like(x), torch.zeros_like(x), torch.zeros((), device=DEVICE)
-        one, finite = torch.ones((), device=DEVICE), torch.ones((), device=DEVICE, dtype=torch.bool)
-        path([p], [g.bfloat16()], [m], [v], [t], 0.01, PRESETS["paper"].rule, one, finite)
+        state = {"step": t, "exp_avg": m, "exp_avg_sq": v}
+        batch = TensorGroup(
+            {"lr": 0.01}, PRESETS["paper"].rule, None, [p], [p], [g.bfloat16()], [state], g.norm()[None]
+        )
+        update.update([(batch, path)], None, torch.ones((), device=DEVICE, dtype=torch.bool))
         found.append((p, m, v, t))
     (p, *state), (q, *others) = found
     torch.testing.assert_close(p, q, rtol=1e-6 if param == torch.float32 else 2**-7, atol=0)
@@ -142,7 +148,7 @@ from bert_lamb.optim import Rule, fused
 pointers = dict(addresses="*i64", owners="*i64", starts="*i64", sizes="*i64", count="i32", numbers="*fp32",
                 applied="*i32", partials="*fp32", moves="*fp32")
 for rule in (Rule(), Rule(variant="lans", norm=1), Rule(variant="nnlamb", norm=float("inf"), maximize=True)):
-    for kernel in (fused.first_pass, fused.second_pass):
+    for kernel in (fused.first_kernel, fused.second_kernel):
         fixed = dict(PARAM=tl.float32, GRAD=tl.bfloat16, WIDE=tl.float32, CHUNK=fused.CHUNK, BLOCK=fused.BLOCK)
         fixed |= fused.constants(rule)
         names = kernel.arg_names

@@ -7,6 +7,7 @@ import copy
 import os
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import (
@@ -16,12 +17,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
-from bert_lamb.optim import Lamb, Lars
+from bert_lamb.optim import Lamb, Lars, update
 
 STEPS = 6
 OPTIMIZERS: dict[str, Any] = {
@@ -29,6 +30,8 @@ OPTIMIZERS: dict[str, Any] = {
     "L1, bounds": lambda ps: Lamb(ps, 0.02, norm=1, phi_bounds=(0.1, 2.0), ratio_bounds=(0.1, 3.0), max_grad_norm=0.1),
     "Linf": lambda ps: Lamb(ps, 0.02, norm=float("inf"), bias_correction="learning_rate"),
     "lars": lambda ps: Lars(ps, 0.02, max_grad_norm=0.5),
+    "plain": lambda ps: Lamb(ps, 0.02, foreach=False),
+    "foreach": lambda ps: Lamb(ps, 0.02, foreach=True),
 }
 
 
@@ -124,6 +127,42 @@ def narrow_weights() -> None:
         assert torch.equal(whole(q), p)
 
 
+def in_rounds() -> None:
+    """Parts are uneven, and rounds are the same on all ranks: each has a reduction."""
+    kept = dict(update.KEPT)
+    update.KEPT["cpu"] = 12  # numbers; the first layer's weight has 35, in parts of 20 and 15
+    try:
+        one, many = model(), fully_shard(model())
+        a, b = Lamb(groups(one), 0.02), Lamb(groups(many), 0.02)
+        for step in range(2):
+            for m in (one, many):
+                backward(m, step)
+            a.step()
+            with CommDebugMode() as seen:
+                b.step()
+        assert seen.get_total_counts() == 1 + 3, f"{seen.get_total_counts()} reductions: gradients, and three rounds"
+    finally:
+        update.KEPT.update(kept)
+    for p, q in zip(one.parameters(), many.parameters(), strict=True):
+        torch.testing.assert_close(whole(q), p.detach(), rtol=1e-11, atol=1e-13)
+
+
+def flat_parameters_are_refused() -> None:
+    """FSDP1, with its flat parameter and with the original ones, which are parts then; before anything is written."""
+    for original in (False, True):
+        for early in (False, True) if original else (False,):
+            plain_model = model()
+            given = list(plain_model.parameters())
+            optimizer = Lamb(given) if early else None  # use_orig_params lets the optimizer be made first
+            sharded = FullyShardedDataParallel(plain_model, use_orig_params=original, device_id=torch.device("cpu"))
+            before = [p.detach().clone() for p in sharded.parameters()]
+            with pytest.raises(ValueError, match=r"FSDP1.*fully_shard"):  # noqa: PT012 - at either of two places
+                optimizer = optimizer or Lamb(sharded.parameters())
+                backward(sharded, 0)
+                optimizer.step()
+            assert all(torch.equal(p, old) for p, old in zip(sharded.parameters(), before, strict=True))
+
+
 def whole_tensors_each_on_one_rank() -> None:
     """torch's ZeroRedundancyOptimizer keeps tensors whole; without a clip nothing needs the others' gradients."""
     one, many = model(), model()
@@ -146,6 +185,8 @@ def main() -> None:
     state_goes_round()
     not_finite_on_one_rank()
     narrow_weights()
+    in_rounds()
+    flat_parameters_are_refused()
     whole_tensors_each_on_one_rank()
     print(f"rank {dist.get_rank()}: equal", flush=True)
     dist.destroy_process_group()
