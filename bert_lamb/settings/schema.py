@@ -56,6 +56,7 @@ class DataSettings:
     deduplicate: bool = MISSING  # of documents with the same cleaned text only the first stays
     min_characters: int = MISSING  # documents whose cleaned text is shorter are left out
     languages: list[str] = MISSING  # ISO codes: documents judged to be in another language are left out; []: none is
+    templates: str | None = MISSING  # wikipedia_dump: a table of more templates (.toml), before the built-in one
     squad: str | None = MISSING  # a SQuAD file (.json, .json.zst): documents that hold its paragraphs are counted
     leave_out_squad: bool = MISSING  # and these documents left out
     articles: int = MISSING  # sample: encyclopedia-like documents

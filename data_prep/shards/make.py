@@ -23,13 +23,14 @@ from data_prep.reading.slices import Slice
 from data_prep.shards.encoder import Encoder
 from data_prep.shards.folder import StoreFolder
 from data_prep.shards.instances import make_instances
-from data_prep.text.document import SAMPLE_LENGTH, Document, LeftOut, Reject
+from data_prep.text.document import SAMPLE_LENGTH, Document, Gaps, LeftOut, Reject, most_frequent
 from data_prep.text.records import records
 from data_prep.text.rules import Rules
 from data_prep.text.sentences import clean, sentences, signature
 
 BATCH = 256  # sentences tokenised at a time; larger ones were slower
 DUPLICATE = "the same text as an earlier document"
+KEPT_TEMPLATES = 1000  # names counted per slice
 KEPT_REJECTS = 100  # samples kept per slice and reason
 
 
@@ -43,6 +44,9 @@ class ShardRecord:
     left_out: dict[str, int] = field(default_factory=dict)  # by a rule, no part of `records`
     squad_documents: int = 0  # that hold a paragraph of the SQuAD file, left out or not
     squad_paragraphs: list[int] = field(default_factory=list)  # that they hold, by number
+    gap_templates: dict[str, int] = field(default_factory=dict)  # of a dump: unknown ones in sentences, most frequent
+    gap_sentences: int = 0  # that lack what such a template shows
+    gap_paragraphs: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # path: sha256, rows, tokens
     instances: dict[str, dict[str, list[dict[str, int]]]] = field(default_factory=dict)  # split: length: passes
@@ -94,7 +98,7 @@ def make_shard(
     """Writes every file of one shard, its record last."""
     record = ShardRecord(part.number)
     splits = {split: SplitBuilder() for split in SPLITS}
-    rejects = Rejects()
+    rejects, gaps = Rejects(), Gaps()
     for item in judged(records(part, texts, data), rules, frozenset(part.duplicates.tolist())):
         record.squad_documents += bool(item.squad)
         record.squad_paragraphs += item.squad
@@ -106,6 +110,7 @@ def make_shard(
         if tokens:
             split = split_of(item.found.text, data.heldout_share)
             splits[split].add(item.found, lengths, tokens, encoder.dtype)
+            gaps.add(item.found.gaps)
         else:
             rejects.add(Reject(item.found.id, 0, "no token in it", item.found.text[:SAMPLE_LENGTH]))
     for split, builder in splits.items():
@@ -113,6 +118,8 @@ def make_shard(
             write_split(folder, data, split, builder.documents(), record)
     record.squad_paragraphs = sorted(set(record.squad_paragraphs))
     record.rejects, record.left_out = rejects.counts(Reject), rejects.counts(LeftOut)
+    record.gap_sentences, record.gap_paragraphs = gaps.sentences, gaps.paragraphs
+    record.gap_templates = most_frequent(gaps.templates, KEPT_TEMPLATES)
     write_rejects(folder, part.number, rejects.samples)
     write_whole(folder.record_file(part.number), json.dumps(asdict(record)).encode())
     return record

@@ -16,10 +16,12 @@ from data_prep.shards.folder import StoreFolder
 from data_prep.shards.make import ShardRecord, about_file
 from data_prep.shards.tokenizer import Vocabulary
 from data_prep.store.resume import libraries
+from data_prep.text.document import most_frequent
 from data_prep.text.squad_overlap import read_paragraphs
 from data_prep.world import world
 
 NAMED_FILES = 3  # that a note lists
+NAMED_TEMPLATES = 30
 NAMED_SHARDS = 20  # shards that a note lists by number
 
 
@@ -59,7 +61,7 @@ def make_manifest(
         "unigram_entropy_nats": unigram_entropy(folder, files, len(vocabulary.entries)),
         "files": files,
         "instances": {split: add_up(split, records, data) for split in SPLITS},
-        "notes": notes(data, plan, vocabulary, records, counts) + squad_notes(data, squad),
+        "notes": notes(data, plan, vocabulary, records, counts) + squad_notes(data, squad) + gap_notes(records),
     }
 
 
@@ -79,6 +81,21 @@ def squad_notes(data: DataSettings, squad: dict[str, dict[str, int]]) -> list[st
         f"{about['documents']} documents hold {about['paragraphs_held']} of {about['paragraphs']} paragraphs of the "
         f"SQuAD file; they are {'left out' if data.leave_out_squad else 'in the corpus'}."
         for about in squad.values()
+    ]
+
+
+def gap_notes(records: list[ShardRecord]) -> list[str]:
+    """What is missing in the sentences of a dump, and by which templates."""
+    names: Counter[str] = Counter()
+    for record in records:
+        names.update(record.gap_templates)
+    if not names:
+        return []
+    listed = ", ".join(f"{name} ({count})" for name, count in most_frequent(names, NAMED_TEMPLATES).items())
+    return [
+        f"{sum(r.gap_sentences for r in records)} sentences in {sum(r.gap_paragraphs for r in records)} paragraphs "
+        f"lack the text of a template that stands in no table; most frequent of {len(names)}: {listed}. data.templates can "
+        "name a file that says what they show."
     ]
 
 

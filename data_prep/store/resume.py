@@ -15,12 +15,21 @@ from data_prep.reading.slices import Plan
 from data_prep.shards.folder import StoreFolder
 from data_prep.shards.tokenizer import Vocabulary
 from data_prep.text.squad_overlap import squad_sha256
+from data_prep.text.template_table import table_sha256
 
 DECIDE_NOTHING = ("name", "root", "paths", "hub", "processes", "part", "parts", "max_reject_share")  # change no byte
 LIBRARIES = ("sentencex", "tokenizers", "numpy", "pyarrow")  # another version may give other bytes
 LIBRARIES_OF = {"wikipedia_dump": ("mwparserfromhell",)}  # by source
 # rules that are off decide nothing: a store made before there were these is still the one asked for
-OFF = {"deduplicate": False, "min_characters": 0, "languages": [], "squad": None, "leave_out_squad": False, "mix": {}}
+OFF = {
+    "templates": None,
+    "deduplicate": False,
+    "min_characters": 0,
+    "languages": [],
+    "squad": None,
+    "leave_out_squad": False,
+    "mix": {},
+}
 OFF |= {"encoding": "utf-8", "dataset": None, "subset": None, "split": "train"}
 
 
@@ -36,6 +45,8 @@ def deciding_settings(data: DataSettings, given: Vocabulary | None) -> dict[str,
                            for name, m in data.mix.items()}  # fmt: skip
     if data.squad:
         settings["squad"] = f"sha256:{squad_sha256(data.squad)}"
+    if data.source == "wikipedia_dump":  # also the built-in table alone: earlier stores were cleaned without one
+        settings["templates"] = f"sha256:{table_sha256(data.templates)}"
     if given:
         settings |= {"vocab": f"sha256:{given.sha256}", "vocab_size": len(given.entries)}
     return settings

@@ -1,11 +1,32 @@
 """What the raw text of a slice is turned into: documents, and records that are none, with the reason."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from data_prep.reading.slices import LARGEST_DOCUMENT, MIB, Piece
 
 SAMPLE_LENGTH = 200  # characters of a rejected record that are kept
 TOO_LARGE = f"larger than {LARGEST_DOCUMENT // MIB} MiB"
+
+
+@dataclass
+class Gaps:
+    """Text that is missing, since a template of a dump stands in no table."""
+
+    templates: Counter[str] = field(default_factory=Counter)  # name: how often
+    sentences: int = 0  # that have a gap
+    paragraphs: int = 0
+
+    def add(self, other: "Gaps") -> None:
+        """Adds those of another document."""
+        self.templates.update(other.templates)
+        self.sentences += other.sentences
+        self.paragraphs += other.paragraphs
+
+
+def most_frequent(counted: Counter[str], most: int) -> dict[str, int]:
+    """The most frequent names, equal counts in the order of the alphabet."""
+    return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:most])
 
 
 @dataclass
@@ -17,6 +38,7 @@ class Document:
     title: str = ""  # where the source has one
     line: int = 0  # or row, where it begins
     records: int = 1  # that it was made of
+    gaps: Gaps = field(default_factory=Gaps)
 
 
 @dataclass

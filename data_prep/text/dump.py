@@ -9,15 +9,17 @@ from xml.etree import ElementTree
 
 from mwparserfromhell.parser import ParserError
 
+from bert_lamb.settings import DataSettings
 from data_prep.reading.slices import FIRST_PAGE, LARGEST_DOCUMENT, Piece
-from data_prep.text.document import SAMPLE_LENGTH, TOO_LARGE, Document, LeftOut, Reject, reject
+from data_prep.text.document import SAMPLE_LENGTH, TOO_LARGE, Document, Gaps, LeftOut, Reject, reject
+from data_prep.text.template_table import template_table
 from data_prep.text.wikitext import running_text
 
 END = b"</page>"
 ARTICLES = "0"  # the namespace of articles, in every wiki
 
 
-def pages(piece: Piece, text: bytes) -> Iterator[Document | Reject]:
+def pages(piece: Piece, text: bytes, data: DataSettings) -> Iterator[Document | Reject]:
     """Every page of a piece, in order: an article, or why it is none."""
     position, line = 0, piece.first
     while True:
@@ -38,12 +40,12 @@ def pages(piece: Piece, text: bytes) -> Iterator[Document | Reject]:
             reason = "cut off: the file is damaged" if piece.truncated else "malformed XML: a page without its end"
             yield reject(piece, line, reason, raw)
         else:
-            yield article(piece, line, raw)
+            yield article(piece, line, raw, data)
         line += raw.count(b"\n")
         position = stop
 
 
-def article(piece: Piece, line: int, raw: bytes) -> Document | Reject:
+def article(piece: Piece, line: int, raw: bytes, data: DataSettings) -> Document | Reject:
     """The article of one <page> element."""
     if len(raw) > LARGEST_DOCUMENT:
         return reject(piece, line, TOO_LARGE, raw)
@@ -70,8 +72,10 @@ def article(piece: Piece, line: int, raw: bytes) -> Document | Reject:
         return reject(piece, line, "malformed page: no <revision>", raw)
     if (revisions[-1].findtext("model") or "wikitext") != "wikitext":
         return left_out("no wikitext")
+    gaps = Gaps()
     try:
-        text = running_text(revisions[-1].findtext("text") or "", piece.dropped_spaces)
+        table, wikitext = template_table(data.templates, data.language), revisions[-1].findtext("text") or ""
+        text = running_text(wikitext, piece.dropped_spaces, table, title, gaps, data.language)
     except (RecursionError, ParserError) as error:
         return Reject(piece.file.name, line, f"markup that cannot be parsed: {type(error).__name__}", title)
-    return Document(f"wikipedia:{key}", text, title) if text else left_out("no running text")
+    return Document(f"wikipedia:{key}", text, title, gaps=gaps) if text else left_out("no running text")

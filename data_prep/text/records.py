@@ -63,7 +63,7 @@ def _records(piece: Piece, text: bytes | None, data: DataSettings) -> Iterator[D
     elif piece.file.format == ".xml":
         from data_prep.text.dump import pages  # only here: other sources need no parser of wikitext
 
-        yield from pages(piece, read_piece(piece, data) if text is None else text)
+        yield from pages(piece, read_piece(piece, data) if text is None else text, data)
     elif whole_files(piece.file, data):
         yield _whole_file(piece, text, data)
     elif piece.file.format == ".txt" and not piece.file.sentences:

@@ -7,8 +7,11 @@ from typing import Any
 import mwparserfromhell
 from mwparserfromhell.nodes import ExternalLink, HTMLEntity, Tag, Text, Wikilink
 
-from data_prep.text.sentences import cut
-from data_prep.text.wikitext_blocks import GAP, without_blocks
+from data_prep.text.document import Gaps
+from data_prep.text.sentences import cut, sentences
+from data_prep.text.template_table import TemplateTable, template_table
+from data_prep.text.templates import FIRST_HOLE, GAP, HOLE
+from data_prep.text.wikitext_blocks import without_blocks
 
 HEADING = re.compile(r"={1,6}.*={1,6}\s*")
 LIST = ("*", "#", ";")
@@ -19,37 +22,66 @@ ANY_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 QUOTES = re.compile(r"'{2,}")
 SWITCH = re.compile(r"__([^\W_]+(?:_[^\W_]+)*)__")  # __NOTOC__ and its translations
 BOLD_LINE = re.compile(r"'''[^'.!?]*'''[\s:]*")  # a heading in bold
-GAP_RUN = re.compile(rf"{GAP}(?: ?{GAP})+")
-EMPTY_BRACKETS = re.compile(rf"\([\s{GAP},;:/–—-]*\)|\[[\s{GAP},;:]*\]|（[\s{GAP}、,;:：，；]*）")
-AFTER_BRACKET = re.compile(rf"([(（]) ?(?:{GAP} ?[,;:،，；]? ?)+")
-BEFORE_BRACKET = re.compile(rf"(?: ?[,;:،，；]? ?{GAP})+ ?([)）])")
+MISSING = "\x02"  # where a text is missing, in the paragraph that is being made plain
+OPEN, CLOSED = "\x03", "\x04"  # brackets that are text
+GAP_RUN = re.compile(rf"[{GAP}{MISSING}](?: ?[,;:،，；、]? ?[{GAP}{MISSING}])+")
+APART = re.compile(rf"(?<=\w){MISSING}(?=\w)|(?<=\d){GAP}(?=\w)|(?<=\w){GAP}(?=\d)")
+EMPTY_BRACKETS = re.compile(
+    rf"\([\s{GAP},;:/–—-]*\)|\[[\s{GAP},;:]*\]|（[\s{GAP}、,;:：，；]*）|“[\s{GAP}]*”|«[\s{GAP}]*»|„[\s{GAP}]*“"
+)
+AFTER_BRACKET = re.compile(rf"([(（]) ?{GAP} ?(?:[,;:،，；] ?)?")
+BEFORE_BRACKET = re.compile(rf" ?(?:[,;:،，；] ?)?{GAP} ?([)）])")
+FIRST_SIGN = re.compile(rf"(^|[.!?][\"'”»)]? ?){GAP} ?[,;:،，；] ?")  # a sentence that would begin with a comma
+TWO_SIGNS = re.compile(rf"[,;:] ?{GAP} ?(?=[,;:.!?])")
 BEFORE_SIGN = re.compile(rf" ?{GAP} ?(?=[,.;:!?)])")
 GAPS = re.compile(rf" ?{GAP} ?")
 LEFT = re.compile(r"\{\{+|\}\}+|\[\[+|\]\]+|\{\||\|\}|<ref\b[^>]*>?|</ref>", re.IGNORECASE)
 VARIANTS = re.compile(r"-\{([^{}]*)\}-")  # the same in several scripts: -{zh-hans:...; zh-hant:...}-
+UNUSED = {ord(sign): None for sign in (MISSING, OPEN, CLOSED)}  # that no XML holds
 BRACKET = re.compile(r"[\[\]]")
 DEEPEST = 6  # brackets in brackets that are left to the parser, whose time may grow faster than the text
+MOST_ROUNDS = 5  # of taking away markup that only showed when other markup went
 LONGEST_PARSED = 20_000  # characters; a longer paragraph is parsed in pieces
 
 
-def running_text(wikitext: str, dropped_spaces: frozenset[str]) -> str:
+def running_text(
+    wikitext: str,
+    dropped_spaces: frozenset[str],
+    table: TemplateTable | None = None,
+    title: str = "",
+    gaps: Gaps | None = None,
+    language: str = "en",
+) -> str:
     """Paragraphs of an article, one a line; empty where it has none.
 
-    `dropped_spaces` are the wiki's names (lower case) of the namespaces of pictures and categories.
+    `dropped_spaces` are the wiki's names (lower case) of the namespaces of pictures and categories. `table` says what
+    is shown of templates, the built-in one if None. What is missing in the text is added to `gaps`.
     """
-    text = without_blocks(wikitext.replace("\r\n", "\n"), dropped_spaces)
+    table = table or template_table(None, language)
+    gaps = gaps if gaps is not None else Gaps()
+    text, names = without_blocks(wikitext.translate(UNUSED).replace("\r\n", "\n"), dropped_spaces, table, title)
     text = PARAGRAPH_TAG.sub("\n\n", BREAK.sub(" ", VARIANTS.sub(variant, text)))
     text = ANY_TAG.sub("", text).replace("<", "&lt;")
-    found = (plain(paragraph) for paragraph in paragraphs(text))
-    return "\n".join(p for p in found if any(c.isalnum() for c in p))
+    found = []
+    for paragraph in paragraphs(text):
+        holes = HOLE.findall(paragraph)
+        marked = plain(HOLE.sub(MISSING, paragraph))
+        shown = joined(marked)
+        if any(c.isalnum() for c in shown):
+            found.append(shown)
+            if holes:
+                gaps.templates.update(names[ord(hole) - FIRST_HOLE] for hole in holes)
+                gaps.paragraphs += 1
+                gaps.sentences += sum(MISSING in sentence for sentence in sentences(marked, language))
+    return "\n".join(found)
 
 
 def paragraphs(text: str) -> Iterator[str]:
     """Runs of lines that are neither headings, lists nor rows; an indented line stands for itself."""
     run: list[str] = []
     in_list = False
-    for line in text.split("\n"):
-        bare = line.strip(f" \t{GAP}")
+    for line, without_holes in zip(text.split("\n"), HOLE.sub(GAP, text).split("\n"), strict=True):
+        bare = without_holes.strip(f" \t{GAP}")
         indented = bare.startswith(":")
         kind = bare.lstrip(": ")
         dropped = kind.startswith((*LIST, *TABLE_ROW, "----")) or bool(HEADING.fullmatch(bare))
@@ -57,7 +89,7 @@ def paragraphs(text: str) -> Iterator[str]:
             yield " ".join(run)
             run = []
         if indented and not dropped and not in_list:
-            yield kind
+            yield line.strip(f" \t:{GAP}")
         elif bare and not dropped and not indented:
             run.append(line.strip())
         if not indented:
@@ -67,24 +99,41 @@ def paragraphs(text: str) -> Iterator[str]:
 
 
 def plain(paragraph: str) -> str:
-    """A paragraph without links, styles and entities."""
+    """A paragraph without links, styles and entities; gaps are marked still."""
     if BOLD_LINE.fullmatch(paragraph):
         return ""
     pieces = cut(closed_brackets(QUOTES.sub("", paragraph)), LONGEST_PARSED)
     text = "".join(shown(mwparserfromhell.parse(piece, skip_style_tags=True)) for piece in pieces)
-    text = SWITCH.sub(lambda m: m[0] if m[1] != m[1].upper() else "", text)
+    return SWITCH.sub(lambda m: m[0] if m[1] != m[1].upper() else "", text)
+
+
+def joined(text: str) -> str:
+    """A plain paragraph whose gaps are closed, with no sign, blank or bracket too many."""
     text = " ".join(QUOTES.sub("", text).split())  # the patterns below rely on single blanks
-    text = GAP_RUN.sub(lambda m: f" {GAP}" if " " in m[0] else GAP, text)
+    text = GAP_RUN.sub(one_gap, text)
+    text = APART.sub(" ", text).replace(MISSING, GAP)
     text = AFTER_BRACKET.sub(r"\1", BEFORE_BRACKET.sub(r"\1", text))
-    text = EMPTY_BRACKETS.sub(GAP, text)
+    text = EMPTY_BRACKETS.sub(GAP, EMPTY_BRACKETS.sub(GAP, text))
+    text = GAP_RUN.sub(one_gap, text)
+    text = TWO_SIGNS.sub("", FIRST_SIGN.sub(r"\1", text))
     text = GAPS.sub(lambda m: " " if " " in m[0] else "", BEFORE_SIGN.sub("", text))
-    while (less := QUOTES.sub("", LEFT.sub("", text))) != text:
+    text = text.replace(OPEN, "[").replace(CLOSED, "]")
+    for _ in range(MOST_ROUNDS):
+        if (less := QUOTES.sub("", LEFT.sub("", text))) == text:
+            break
         text = less
+    else:
+        text = re.sub(r"[\[\]{}]|'{2,}", "", re.sub(r"'(?=[\[\]{}])", "", text))
     return " ".join(text.split())
 
 
+def one_gap(run: re.Match[str]) -> str:
+    """One mark for several, with a blank before it where there was one."""
+    return " " * (" " in run[0]) + (MISSING if MISSING in run[0] else GAP)
+
+
 def closed_brackets(paragraph: str) -> str:
-    """Brackets that close nothing, are never closed or stand too deep become entities."""
+    """Brackets that close nothing, are never closed or stand too deep become text."""
     opened: list[int] = []
     odd: list[int] = []
     for mark in BRACKET.finditer(paragraph):
@@ -98,7 +147,7 @@ def closed_brackets(paragraph: str) -> str:
                 odd += [start, mark.start()]
     parts, end = [], 0
     for place in sorted(odd + opened):
-        parts += [paragraph[end:place], f"&#{ord(paragraph[place])};"]
+        parts += [paragraph[end:place], OPEN if paragraph[place] == "[" else CLOSED]
         end = place + 1
     return "".join(parts) + paragraph[end:]
 
@@ -139,4 +188,8 @@ def entity(node: HTMLEntity) -> str:
         character = str(node.normalize())
     except (ValueError, OverflowError):
         return ""
-    return "" if "\ud800" <= character <= "\udfff" or character in ("\0", GAP) else character
+    return (
+        ""
+        if "\ud800" <= character <= "\udfff" or (character < " " and character not in "\t\n") or HOLE.match(character)
+        else character
+    )

@@ -1,4 +1,4 @@
-"""What is dropped whole from wikitext: comments, references, formulas, templates, tables, pictures, categories.
+"""What is dropped whole from wikitext: comments, references, formulas, tables, pictures, categories.
 
 Each pass reads the page once, whatever is nested in it or left open, and leaves GAP where something stood. What was
 never closed costs the lines that visibly belong to it, not the rest of the page.
@@ -6,7 +6,9 @@ never closed costs the lines that visibly belong to it, not the rest of the page
 
 import re
 
-GAP = "\x01"  # no XML holds it
+from data_prep.text.template_table import TemplateTable
+from data_prep.text.templates import GAP, HOLE, Expander, Template
+
 Span = tuple[int, int]
 
 DROPPED_TAGS = (  # extensions and HTML whose content is no running text
@@ -21,6 +23,7 @@ TABLE = re.compile(r"^[ \t:*#]*(\{\||\|\})", re.MULTILINE)
 LINK = re.compile(r"\[\[|\]\]")
 EMPTY_LINE = re.compile(r"\n[ \t]*\n")
 CONTINUED = re.compile(r"(?:\n[ \t]*(?:[|!*}][^\n]*)?(?=\n|\Z))+")  # rows or parameters, and empty lines among them
+SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s)")
 DEEPEST_LINK = 4  # links in links; no page means more
 LONGEST_TARGET = 300  # characters of a link that may be its target; MediaWiki's titles have at most 255 bytes
 LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*|simple")  # prefix of an interlanguage link
@@ -28,14 +31,24 @@ PROJECTS = {"mw", "voy", "wmf", "doi", "rfc"}  # short prefixes that are no lang
 MEDIA = re.compile(r"\.(?:jpe?g|png|gif|svg|tiff?|webp|og[gavm]|oga|webm|mp[34]|mid|wav|flac|pdf|djvu)$", re.I)
 
 
-def without_blocks(text: str, dropped_spaces: frozenset[str]) -> str:
-    """Wikitext of links, styles and text. `dropped_spaces`: lower-case namespaces of pictures and categories."""
-    text = without_comments(text.replace(GAP, ""))
+def without_blocks(
+    text: str, dropped_spaces: frozenset[str], table: TemplateTable, title: str = ""
+) -> tuple[str, list[str]]:
+    """Wikitext of links, styles and text, and the names of templates that left a hole (see templates.Expander).
+
+    `dropped_spaces`: lower-case namespaces of pictures and categories.
+    """
+    text = without_comments(HOLE.sub("", text.replace(GAP, "")))
     text = without_nowiki(text)
     text = cut_out(text, tag_spans(text))
-    text = cut_out(text, template_spans(text))
+    templates, left_open = template_spans(text)
+    if left_open:
+        text = cut_out(text, left_open)
+        templates, _ = template_spans(text)
+    expander = Expander(text, templates, table, title)
+    text = expander.text()
     text = cut_out(text, table_spans(text))
-    return without_links(text, dropped_spaces)
+    return without_links(text, dropped_spaces), expander.names
 
 
 def cut_out(text: str, spans: list[Span]) -> str:
@@ -51,16 +64,17 @@ def cut_out(text: str, spans: list[Span]) -> str:
 
 
 def without_comments(text: str) -> str:
-    """A comment that has lines of its own takes their ends along; one left open reaches to the end of the page."""
-    parts, position = [], 0
+    """A comment that has lines of its own takes their ends along; one left open ends with its line."""
+    parts, position, last_end = [], 0, text.rfind("-->")
     while (start := text.find("<!--", position)) >= 0:
-        end = text.find("-->", start + 4)
-        end = len(text) if end < 0 else end + 3
-        before = text.rfind("\n", 0, start) + 1
-        after = _line_end(text, end)
-        alone = before >= position and not text[before:start].strip() and not text[end:after].strip()
+        closed = start + 4 <= last_end
+        end = text.find("-->", start + 4) + 3 if closed else _line_end(text, start)
+        before = max(position, text.rfind("\n", position, start) + 1)
+        alone = (before == 0 or text[before - 1] == "\n") and not text[before:start].strip()
+        after = _line_end(text, end) if alone else end
+        alone = alone and not text[end:after].strip()
         parts.append(text[position : before if alone else start])
-        position = after + 1 if alone else end
+        position = min(after + 1, len(text)) if alone else end
     return "".join(parts) + text[position:]
 
 
@@ -88,7 +102,8 @@ def tag_spans(text: str) -> list[Span]:
         elif not tag[1]:
             if name == "ref" and starts:  # references do not nest
                 left_open = starts.pop()
-                spans.append((left_open, min(start, _line_end(text, left_open))))
+                end_of_line = text.find("\n", left_open, start)
+                spans.append((left_open, start if end_of_line < 0 else end_of_line))
             starts.append(start)
         elif starts and not (name == "ref" and EMPTY_LINE.search(text, starts[-1], start)):
             spans.append((starts.pop(), end))
@@ -102,9 +117,12 @@ def _line_end(text: str, start: int) -> int:
     return len(text) if end < 0 else end
 
 
-def template_spans(text: str) -> list[Span]:
-    """Templates, parameters and parser functions: runs of two or more braces, matched as far as both runs reach."""
-    spans: list[Span] = []
+def template_spans(text: str) -> tuple[list[Template], list[Span]]:
+    """Templates, parameters and parser functions, and what is left open of such.
+
+    Runs of two or more braces are matched as far as both reach.
+    """
+    found: list[Template] = []
     opened: list[list[int]] = []  # [where, braces not yet closed]
     for run in BRACES.finditer(text):
         braces = len(run[0])
@@ -115,12 +133,12 @@ def template_spans(text: str) -> list[Span]:
             matched = min(braces, opened[-1][1])
             opened[-1][1] -= matched
             braces -= matched
-            spans.append((opened[-1][0] + opened[-1][1], run.end() - braces))
+            found.append((opened[-1][0] + opened[-1][1], run.end() - braces, matched))
             if opened[-1][1] < 2:
                 opened.pop()
         if braces:
-            spans.append((run.end() - braces, run.end()))
-    return spans + _left_open(text, [start for start, _ in opened])
+            found.append((run.end() - braces, run.end(), 0))
+    return found, _left_open(text, [start for start, _ in opened], in_sentences=True)
 
 
 def table_spans(text: str) -> list[Span]:
@@ -135,14 +153,22 @@ def table_spans(text: str) -> list[Span]:
     return spans + _left_open(text, opened)
 
 
-def _left_open(text: str, starts: list[int]) -> list[Span]:
-    """The lines of templates or tables left open, and those after them that can only be parameters or rows."""
+def _left_open(text: str, starts: list[int], in_sentences: bool = False) -> list[Span]:
+    """The lines of templates or tables left open, and those after them that can only be parameters or rows.
+
+    Of a template in the midst of a line only the rest of its sentence is lost.
+    """
     spans: list[Span] = []
+    line_start = 0
     for start in starts:
-        if not spans or start >= spans[-1][1]:
-            end = _line_end(text, start)
-            more = CONTINUED.match(text, end)
-            spans.append((start, more.end() if more else end))
+        if spans and start < spans[-1][1]:
+            continue
+        line_start = max(line_start, text.rfind("\n", line_start, start) + 1)
+        end = _line_end(text, start)
+        begun = in_sentences and text[line_start : min(start, line_start + 80)].strip(f" \t{GAP}{{")
+        sentence_end = SENTENCE_END.search(text, start, end) if begun else None
+        more = CONTINUED.match(text, end)
+        spans.append((start, sentence_end.start() if sentence_end else more.end() if more else end))
     return spans
 
 

@@ -106,7 +106,7 @@ def test_rules(wikitext, expected):
         ("A [[b c. More [[d]].", "A b c. More d."),
         ("}} A ]] b |} </ref> c", "A b c"),
         ("A [http://a.b c", "A http://a.b c"),
-        ("A <!-- b\n\nc", "A"),
+        ("A <!-- b\n\nc", "A\nc"),
         ("A '' b ''' c ''''' d", "A b c d"),
         ("[[Fails:a.jpg|thumb|open\nText.", "Text."),
     ],

@@ -1,0 +1,171 @@
+"""Templates of a page to what a reader sees of them: known ones by the table, any other a gap with its name.
+
+Each template is read once, and those nested deeper than DEEPEST are gaps, so time grows with the page alone.
+"""
+
+import re
+
+from data_prep.text.template_table import Shown, TemplateTable, normal
+from data_prep.text.template_values import Values, computed, number
+
+GAP = "\x01"  # where something stood that no reader of the sentence needs; no XML holds it
+FIRST_HOLE, LAST_HOLE = 0xF0000, 0xFFFFD  # private characters: where a text is missing, one for each name on a page
+HOLE = re.compile(f"[{chr(FIRST_HOLE)}-{chr(LAST_HOLE)}]")
+DEEPEST = 20  # templates in templates; deeper ones are gaps
+LONGEST_NAME = 60  # characters that are kept of a name, for counts
+
+HEAD = re.compile(r"[^|{}]*")
+MARK = re.compile(r"\[\[|\]\]|\||=")
+FUNCTION = re.compile(
+    r"\s*(#\w+|formatnum|lc|uc|lcfirst|ucfirst|plural|grammar|gender|int|padleft|padright|ns)\s*:", re.I
+)
+PARAMETER = re.compile(r"\{([^{}]*)\}")
+TITLES = ("pagename", "fullpagename", "basepagename", "subpagename")  # of articles they are all the title
+SILENT = ("#tag", "#invoke:citation", "#invoke:cite", "#lst", "#section", "#seo", "#related", "#babel")
+Template = tuple[int, int, int]  # where it begins, where it ends, braces on each side
+
+
+class Expander:
+    """The templates of one page. `names` are those that left a gap; the gap's character tells which."""
+
+    def __init__(self, text: str, templates: list[Template], table: TemplateTable, title: str) -> None:
+        self.names: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self._text, self._table, self._title = text, table, title
+        self._templates = sorted(templates, key=lambda t: (t[0], -t[1]))
+
+    def text(self) -> str:
+        """The page with its templates replaced."""
+        parts, end, i = [], 0, 0
+        while i < len(self._templates):
+            start, stop, _ = self._templates[i]
+            if start < end:  # in what was left open and dropped
+                i += 1
+                continue
+            shown, i = self._shown(i, 0)
+            parts += [self._text[end:start], shown]
+            end = stop
+        return "".join(parts) + self._text[end:]
+
+    def _shown(self, i: int, depth: int) -> tuple[str, int]:
+        """What stands for template i, and the number of the first one behind it."""
+        start, stop, braces = self._templates[i]
+        behind = i + 1
+        while behind < len(self._templates) and self._templates[behind][0] < stop:
+            behind += 1
+        if braces not in (2, 3) or depth >= DEEPEST:
+            return GAP, behind
+        match = HEAD.match(self._text, start + braces, stop - braces)
+        assert match
+        head = match[0]
+        if braces == 3:  # a parameter of no template has its default
+            values = self._values(i, behind, depth)
+            return (values.get("1", "") or GAP), behind
+        if function := FUNCTION.match(head):
+            return self._function(function[1].lower(), head[function.end() :], i, behind, depth), behind
+        name = normal(head)
+        if name in TITLES and self._title:
+            return self._title, behind
+        entry = self._table.find(name)
+        if entry is None:
+            # over several lines it is a box beside the text, not a part of a sentence
+            return (GAP if "\n|" in self._text[start:stop] else self._hole(name)), behind
+        if not entry.patterns and not entry.computed:
+            return GAP, behind
+        shown = self._filled(entry, self._values(i, behind, depth))
+        return (self._hole(name) if shown is None else shown), behind
+
+    def _filled(self, entry: Shown, values: Values) -> str | None:
+        """The text of an entry; None where what it needs is not given."""
+        if entry.computed:
+            return computed(entry.computed, {key: text.strip() for key, text in values.items()}, self._table)
+        given = [values[str(n)] for n in range(1, len(values) + 1) if values.get(str(n), "").strip()]
+        for pattern in entry.patterns:
+            keys = PARAMETER.findall(pattern)
+            if all(given if key.startswith("*") else values.get(key, "").strip() for key in keys):
+                text = PARAMETER.sub(lambda m: m[1][1:].join(given) if m[1].startswith("*") else values[m[1]], pattern)
+                return f"\n\n{text.strip()}\n\n" if entry.paragraph else text
+        return None
+
+    def _function(self, name: str, rest: str, i: int, behind: int, depth: int) -> str:
+        """Parser functions: those of letters and numbers, and conditions whose outcome the page tells."""
+        if name.startswith(SILENT):
+            return GAP
+        values = self._values(i, behind, depth, named=name == "#switch")
+        first = values.get("0", "").partition(":")[2].strip()
+        if name == "formatnum":
+            return number({"1": first, "2": values.get("1", "")}, self._table) or GAP
+        if name in ("lc", "uc", "lcfirst", "ucfirst"):
+            head, tail = (first, "") if len(name) == 2 else (first[:1], first[1:])
+            return (head.lower() if name.startswith("lc") else head.upper()) + tail
+        if name == "#if":
+            return values.get("1" if first.strip(GAP) else "2", "").strip()
+        if name == "#ifeq":
+            return values.get("2" if first == values.get("1", "").strip() else "3", "").strip()
+        if name == "#switch":
+            return values.get(first, values.get("#default", values.get("1", ""))).strip()
+        if name in ("#dateformat", "#formatdate"):
+            return first
+        module = f":{rest.strip()}" if name == "#invoke" else ""
+        return self._hole(name + module.lower())
+
+    def _values(self, i: int, behind: int, depth: int, named: bool = True) -> Values:
+        """The parameters by name; "0" is what stands before the first bar. Templates in them are replaced."""
+        start, stop, braces = self._templates[i]
+        values: Values = {}
+        parts: list[str] = []
+        state = {"links": 0, "number": 0}
+        key: str | None = None
+
+        def end_parameter() -> None:
+            nonlocal key
+            text = "".join(parts)
+            parts.clear()
+            if key is not None:
+                values[key] = text.strip()
+            else:
+                values[str(state["number"])] = text
+                state["number"] += 1
+            key = None
+
+        def literal(begin: int, end: int) -> None:
+            nonlocal key
+            for mark in MARK.finditer(self._text, begin, end):
+                parts.append(self._text[begin : mark.start()])
+                begin = mark.end()
+                if mark[0] == "[[":
+                    state["links"] += 1
+                elif mark[0] == "]]":
+                    state["links"] = max(0, state["links"] - 1)
+                elif mark[0] == "|" and not state["links"]:
+                    end_parameter()
+                    continue
+                elif mark[0] == "=" and key is None and named and state["number"] and not state["links"]:
+                    name = "".join(parts).strip()
+                    if "<" not in name and "[" not in name:  # of a tag or an address it is a part
+                        key = name
+                        parts.clear()
+                        continue
+                parts.append(mark[0])
+            parts.append(self._text[begin:end])
+
+        position, child = start + braces, i + 1
+        while child < behind:
+            begin, end, _ = self._templates[child]
+            literal(position, begin)
+            shown, child = self._shown(child, depth + 1)
+            parts.append(shown)
+            position = end
+        literal(position, stop - braces)
+        end_parameter()
+        return values
+
+    def _hole(self, name: str) -> str:
+        """The character of a gap, counted by name."""
+        name = "".join(c for c in name if c.isprintable())[:LONGEST_NAME] or "(a name made by another template)"
+        index = self._numbers.setdefault(name, len(self._numbers))
+        if index > LAST_HOLE - FIRST_HOLE:
+            return GAP
+        if index == len(self.names):
+            self.names.append(name)
+        return chr(FIRST_HOLE + index)
