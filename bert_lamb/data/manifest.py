@@ -1,5 +1,6 @@
 """Trust in a token store: its manifest, and the check that its files are the ones that it names."""
 
+import json
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor

@@ -92,10 +92,10 @@ def gap_notes(records: list[ShardRecord]) -> list[str]:
     if not names:
         return []
     listed = ", ".join(f"{name} ({count})" for name, count in most_frequent(names, NAMED_TEMPLATES).items())
+    sentences, paragraphs = sum(r.gap_sentences for r in records), sum(r.gap_paragraphs for r in records)
     return [
-        f"{sum(r.gap_sentences for r in records)} sentences in {sum(r.gap_paragraphs for r in records)} paragraphs "
-        f"lack the text of a template that stands in no table; most frequent of {len(names)}: {listed}. data.templates can "
-        "name a file that says what they show."
+        f"{sentences} sentences in {paragraphs} paragraphs lack the text of templates that stand in no table: "
+        f"{listed}. A file that says what they show can be named by data.templates."
     ]
 
 

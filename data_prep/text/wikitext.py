@@ -24,14 +24,14 @@ SWITCH = re.compile(r"__([^\W_]+(?:_[^\W_]+)*)__")  # __NOTOC__ and its translat
 BOLD_LINE = re.compile(r"'''[^'.!?]*'''[\s:]*")  # a heading in bold
 MISSING = "\x02"  # where a text is missing, in the paragraph that is being made plain
 OPEN, CLOSED = "\x03", "\x04"  # brackets that are text
-GAP_RUN = re.compile(rf"[{GAP}{MISSING}](?: ?[,;:،，；、]? ?[{GAP}{MISSING}])+")
+GAP_RUN = re.compile(rf" ?[{GAP}{MISSING}](?: ?[,;:،，；、]? ?[{GAP}{MISSING}])+")
 APART = re.compile(rf"(?<=\w){MISSING}(?=\w)|(?<=\d){GAP}(?=\w)|(?<=\w){GAP}(?=\d)")
 EMPTY_BRACKETS = re.compile(
     rf"\([\s{GAP},;:/–—-]*\)|\[[\s{GAP},;:]*\]|（[\s{GAP}、,;:：，；]*）|“[\s{GAP}]*”|«[\s{GAP}]*»|„[\s{GAP}]*“"
 )
 AFTER_BRACKET = re.compile(rf"([(（]) ?{GAP} ?(?:[,;:،，；] ?)?")
 BEFORE_BRACKET = re.compile(rf" ?(?:[,;:،，；] ?)?{GAP} ?([)）])")
-FIRST_SIGN = re.compile(rf"(^|[.!?][\"'”»)]? ?){GAP} ?[,;:،，；] ?")  # a sentence that would begin with a comma
+FIRST_SIGN = re.compile(rf"(^ ?|[.!?][\"'”»)]? ?){GAP} ?[,;:،，；] ?")  # a sentence that would begin with a comma
 TWO_SIGNS = re.compile(rf"[,;:] ?{GAP} ?(?=[,;:.!?])")
 BEFORE_SIGN = re.compile(rf" ?{GAP} ?(?=[,.;:!?)])")
 GAPS = re.compile(rf" ?{GAP} ?")

@@ -166,9 +166,12 @@ def _left_open(text: str, starts: list[int], in_sentences: bool = False) -> list
         line_start = max(line_start, text.rfind("\n", line_start, start) + 1)
         end = _line_end(text, start)
         begun = in_sentences and text[line_start : min(start, line_start + 80)].strip(f" \t{GAP}{{")
-        sentence_end = SENTENCE_END.search(text, start, end) if begun else None
-        more = CONTINUED.match(text, end)
-        spans.append((start, sentence_end.start() if sentence_end else more.end() if more else end))
+        if begun:
+            sentence_end = SENTENCE_END.search(text, start, end)
+            spans.append((start, sentence_end.start() if sentence_end else end))
+        else:
+            more = CONTINUED.match(text, end)
+            spans.append((start, more.end() if more else end))
     return spans
 
 

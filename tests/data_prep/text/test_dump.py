@@ -306,3 +306,31 @@ def walk() -> list[tuple[str, list[str]]]:
     page = (ROOT / "docs/own-corpus.md").read_text()
     commands = re.findall(r"^    make (\w+) ARGS='([^']*data\.name=bg[^']*)'", page, re.MULTILINE)
     return [(f"data_prep.{target}", arguments.split()) for target, arguments in commands]
+
+
+def test_templates_without_an_entry_are_counted_in_the_notes(tmp_path):
+    """The same bytes for any number of processes, and a table of one's own is a part of the store's settings."""
+    texts = [t.replace("\n", "\n\n") for t in write_text(5, 30)]
+    pages = [
+        page(n, f"{t}\n\nIt is {{{{mystery|{n}}}}} far. It {{{{riddle}}}} is {{{{mystery}}}}.")
+        for n, t in enumerate(texts)
+    ]
+    (tmp_path / "a.xml.bz2").write_bytes(multistream(pages))
+    table = tmp_path / "mine.toml"
+    table.write_text('[text]\nmystery = "{1} km"\n')
+    stores = {}
+    for name, more in (("one", {"processes": 1}), ("two", {"processes": 2}), ("mine", {"templates": str(table)})):
+        data = settings(tmp_path, root=str(tmp_path / name), **more)
+        prepare(data, Path(data.root) / data.name)
+        stores[name] = read_manifest(Path(data.root) / data.name)
+    assert stores["one"] == stores["two"]
+    note = next(n for n in stores["one"]["notes"] if "lack the text" in n)
+    assert note.startswith("60 sentences in 30 paragraphs lack")
+    assert "mystery (60), riddle (30)" in note
+    note = next(n for n in stores["mine"]["notes"] if "lack the text" in n)
+    assert note.startswith("30 sentences in 30 paragraphs lack")
+    assert "mystery (30), riddle (30)" in note
+    assert stores["mine"]["settings"]["templates"] != stores["one"]["settings"]["templates"]
+    table.write_text('[text]\nmystery = "{1} miles"\n')
+    with pytest.raises(PrepareError, match=r"- data\.templates: sha256:\w+ -> sha256:"):
+        prepare(data, Path(data.root) / data.name)
