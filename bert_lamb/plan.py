@@ -7,15 +7,16 @@ from bert_lamb.data.store import StoreError
 from bert_lamb.hardware import choose_precision
 from bert_lamb.optim import LARS, PRESETS
 from bert_lamb.parallel import device_count, run_device
-from bert_lamb.planning.cost import budget, budget_text
+from bert_lamb.planning.cost import budget, budget_text, vocabulary_size
 from bert_lamb.planning.preflight import memory_warnings, unused_devices
+from bert_lamb.planning.rates import measured_rates
 from bert_lamb.run import data_folder, locate_run, precision_here
 from bert_lamb.settings import RECIPE_PARTS, Settings, as_dict, command, leaves, source_of, without_effect
 
 
 @command
 def main(s: Settings) -> None:
-    """Prints the plan; reads the prepared data's manifest where there is one, and nothing else."""
+    """Prints the plan; reads the prepared data's manifest where there is one, and times a few random batches."""
     try:
         manifest = read_manifest(data_folder(s))
     except StoreError:
@@ -26,7 +27,8 @@ def main(s: Settings) -> None:
         if manifest
         else choose_precision(s.hardware.precision, device, s.model)
     )
-    plan = budget(s, device_count(s.hardware), precision, manifest)
+    devices, size = device_count(s.hardware), vocabulary_size(s, manifest)
+    plan = budget(s, devices, precision, manifest, measured_rates(s, devices, device, precision.name, size, None))
     warnings = [*unused_devices(s), *memory_warnings(s, plan)]
     print("\n".join([budget_text(s, plan), *(f"  warning: {warning}" for warning in warnings)]))
     if manifest is None:

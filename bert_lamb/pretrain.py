@@ -13,8 +13,9 @@ from bert_lamb.errors import EXIT_STOPPED
 from bert_lamb.files import write_json
 from bert_lamb.optim import set_lr
 from bert_lamb.parallel import device_count, inside_torchrun, open_strategy, run_device, start_ranks
-from bert_lamb.planning.cost import budget, budget_text
+from bert_lamb.planning.cost import budget, budget_text, vocabulary_size
 from bert_lamb.planning.preflight import memory_warnings, preflight_problems, unused_devices
+from bert_lamb.planning.rates import measured_rates
 from bert_lamb.run import RunFolder, StepTotals, StopRequest, keep_precision, open_run
 from bert_lamb.run.schedule import schedule
 from bert_lamb.settings import Settings, command, given_overrides
@@ -34,7 +35,11 @@ def main(s: Settings) -> None:
     if folder.phase_result(2):
         log.info("pretraining is done already: %s", folder.path)
         return
-    plan = budget(s, devices, keep_precision(s, folder, run_device(s.hardware)), folder.manifest())
+    manifest, device = folder.manifest(), run_device(s.hardware)
+    precision = keep_precision(s, folder, device)
+    size = vocabulary_size(s, manifest)
+    rates = measured_rates(s, devices, device, precision.name, size, folder.rates_file)
+    plan = budget(s, devices, precision, manifest, rates)
     log.info("%s\n  run folder: %s", budget_text(s, plan), folder.path)
     for warning in [*unused_devices(s), *memory_warnings(s, plan)]:
         log.warning("  warning: %s", warning)

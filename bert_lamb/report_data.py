@@ -41,8 +41,9 @@ def _counts(numbers: StoreNumbers) -> Iterator[str]:
     median = int(np.median(numbers.document_lengths))
     yield (
         f"{counts['documents']:,} documents for training, {counts['sentences']:,} sentences, {total:,} tokens; "
-        f"{counts['heldout_documents']:,} documents held out. A document has {total / counts['documents']:,.0f} tokens "
-        f"in the mean, {median:,} in the median; a sentence {total / counts['sentences']:.1f}."
+        f"{counts['heldout_documents']:,} documents held out. A document has "
+        f"{total / max(1, counts['documents']):,.0f} tokens in the mean, {median:,} in the median; a sentence "
+        f"{total / max(1, counts['sentences']):.1f}."
     )
     yield ""
     yield (

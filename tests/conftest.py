@@ -35,6 +35,7 @@ def torch_as_it_comes():
     """What a run asks of torch for the whole process ends with its test."""
     yield
     set_deterministic(False)
+    assert torch._C._len_torch_dispatch_stack() == 0, "a dispatch mode outlived its test"
 
 
 @pytest.fixture(scope="module")

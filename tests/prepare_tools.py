@@ -49,7 +49,8 @@ def data_settings(**given) -> DataSettings:
     """Small settings; every test names what it needs otherwise."""
     values = {
         "name": "store", "root": "unused", "source": "text", "paths": [], "hub": None, "mix": {}, "text_field": "text",
-        "txt_document": "file", "encoding": "utf-8", "dataset": None, "subset": None, "split": "train",
+        "txt_document": "file", "encoding": "utf-8", "templates": None,
+        "dataset": None, "subset": None, "split": "train",
          "sentences_per_document": 0, "deduplicate": False,
         "min_characters": 0, "languages": [], "squad": None, "leave_out_squad": False,
         "articles": 0, "books": 0,

@@ -89,7 +89,10 @@ def make_store(
             "sha256": sha256, "lower_case": True,
             "size": vocab_size, "trained": True, "special_ids": SPECIAL_IDS,
         },
-        "counts": {"documents": 6 * shards, "tokens": sum(f["tokens"] for f in files.values())},
+        "counts": {
+            "documents": 6 * shards, "sentences": 6 * shards, "heldout_documents": 6,
+            "tokens": sum(f["tokens"] for f in files.values()),
+        },
         "rejects": {},
         "unigram_entropy_nats": float(np.log(vocab_size - 5)),
         "files": files,

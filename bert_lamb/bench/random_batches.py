@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 
 from bert_lamb.batch import PackedBatch
-from bert_lamb.data.masking import masked_counts
 from bert_lamb.data.packing import round_up
 from bert_lamb.data.planner import budget_shape, by_tokens, length_shape, most_sequences
+from bert_lamb.data.random_batch import random_batch
 
-VOCABULARY, SHARE, MASK = 30_522, 0.15, 103  # BERT's uncased vocabulary, and its [MASK]
+VOCABULARY, SHARE = 30_522, 0.15  # BERT's uncased vocabulary
 # lengths of the instances that data_prep cuts from 793 long articles of English Wikipedia: 21 equidistant quantiles
 QUANTILES = {
     128: (5, 60, 77, 98, 124, *16 * (128,)),
@@ -31,7 +30,7 @@ def packed(seq_len: int, budget: int, count: int, by_budget: bool, dry: bool) ->
         lengths = drawn_lengths(rng, seq_len, 8 * count * budget // seq_len)
         chunks = by_tokens(lengths, 1, shape.tokens, shape.sequences)[0][:count]
         for chunk in chunks:
-            yield round_up(random_batch(rng, lengths[chunk], seq_len), shape)
+            yield round_up(random_batch(rng, lengths[chunk], seq_len, VOCABULARY, SHARE), shape)
         return
     sequences = most_sequences(budget, seq_len)
     for batch in of_sequences(seq_len, sequences, count):
@@ -45,31 +44,7 @@ def of_sequences(seq_len: int, sequences: int, count: int) -> Iterator[PackedBat
     """Batches of so many sequences, for those who pad."""
     rng = np.random.default_rng(0)
     for _ in range(count):
-        yield random_batch(rng, drawn_lengths(rng, seq_len, sequences), seq_len)
-
-
-def random_batch(rng: np.random.Generator, lengths: np.ndarray, seq_len: int) -> PackedBatch:
-    """Random ids in sequences of these lengths, masked by BERT's share."""
-    borders = np.concatenate([[0], np.cumsum(lengths)])
-    n, m = int(borders[-1]), len(lengths)
-    positions = np.arange(n) - np.repeat(borders[:-1], lengths)
-    ids = rng.integers(1000, VOCABULARY, n)
-    places = [start + 1 + rng.choice(length - 1, k, replace=False) for start, length, k in
-              zip(borders[:-1], lengths, masked_counts(lengths, SHARE), strict=True)]  # fmt: skip
-    masked = np.sort(np.concatenate(places))
-    labels = ids[masked]
-    ids[masked] = MASK
-    return PackedBatch(
-        input_ids=torch.from_numpy(ids),
-        token_type_ids=torch.from_numpy((positions > np.repeat(lengths // 2, lengths)).astype(np.int64)),
-        position_ids=torch.from_numpy(positions),
-        cu_seqlens=torch.from_numpy(borders.astype(np.int32)),
-        max_seqlen=min(seq_len, int(lengths.max())),
-        masked_positions=torch.from_numpy(masked),
-        masked_labels=torch.from_numpy(labels),
-        next_labels=torch.from_numpy(rng.integers(0, 2, m)),
-        dropout_keys=torch.from_numpy(rng.integers(0, 2**63, n)),
-    )
+        yield random_batch(rng, drawn_lengths(rng, seq_len, sequences), seq_len, VOCABULARY, SHARE)
 
 
 def real_lengths(batch: PackedBatch) -> np.ndarray:

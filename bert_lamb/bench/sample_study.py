@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("hydra").setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # as Ctrl-C, so that stages end too
     study = Study(tuple(arguments.overrides), arguments.jobs, arguments.out.with_suffix(".jsonl"))
     table, seeds = rows(compose_settings(study.overrides)), range(arguments.seeds)
     headline = [table[0], table[1], table[-1]]
@@ -85,14 +87,20 @@ class Study:
 
     def __init__(self, overrides: tuple[str, ...], jobs: int, kept: Path) -> None:
         self.overrides, self._jobs, self._kept = overrides, jobs, kept
+        self._running: list[subprocess.Popen[bytes]] = []
         lines = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
         self.lines: dict[tuple[str, int], dict[str, Any]] = {(line["row"], line["seed"]): line for line in lines}
 
     def measure(self, wanted: list[tuple[Row, int]]) -> None:
         """Every row and seed that has no line yet, whatever commit measured it."""
         missing = [(row, seed, self.place(row, seed)) for row, seed in wanted if (row.words, seed) not in self.lines]
-        with ThreadPoolExecutor(self._jobs) as pool:
+        pool = ThreadPoolExecutor(self._jobs)
+        try:
             list(pool.map(lambda one: self._run(*one), missing))
+        finally:  # after Ctrl-C or SIGTERM too: no further stage is begun, and those that run are ended
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in self._running:
+                process.terminate()
 
     def settings(self, row: Row, seed: int) -> tuple[str, ...]:
         return (*self.overrides, *row.overrides, f"seed={seed}", f"finetune.arms=[{row.arm}]")
@@ -106,7 +114,12 @@ class Study:
         """One stage of the chain, in a process of its own with its share of the cores."""
         threads = max(1, (os.cpu_count() or 1) // self._jobs)
         environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
-        subprocess.run([sys.executable, "-m", module, *overrides], check=True, env=environment)
+        with subprocess.Popen([sys.executable, "-m", module, *overrides], env=environment) as process:
+            self._running.append(process)
+            code = process.wait()
+            self._running.remove(process)
+        if code:
+            raise subprocess.CalledProcessError(code, module)
 
     def _run(self, row: Row, seed: int, arm: ArmFolder) -> None:
         log.info("== %s, seed %d", row.words, seed)

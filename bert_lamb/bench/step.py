@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ class Ours:
     def run(self, steps: list[int]) -> list[float]:
         """Seconds of each step; batches come from the loader as in training."""
         run, seconds, started_s = self._run, [], time.perf_counter()
-        for step in self._data.steps(steps[0], steps[-1] + 1):
+        for _, step in zip(steps, self._data.steps(steps[0], steps[-1] + 1), strict=False):
             totals = StepTotals()
             batches = iter(step.batches)
             for index in range(step.micro_batches):
@@ -132,7 +131,7 @@ def measure(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
                     set_deterministic(False)
                 width = s.phase1.seq_len if one.takes_padded and one.run.fixed_width else None
                 given: list[Any] = [padded(batch, width) for batch in packed] if one.takes_padded else list(steps)
-                seconds = one.turn(number, partial(one.run.run, given), arguments.give_up_after)
+                seconds = one.turn(number, given, arguments.give_up_after)
                 took = f"{1000 * statistics.median(seconds[1:]):6.0f} ms/step" if seconds else given_up(one)
                 log.info("%s  round %d/%d  %-46s %s", model, number, arguments.rounds, one.name, took)
             if number:

@@ -1,9 +1,7 @@
 """Contenders of a benchmark, their turns, and the end of a turn that takes too long on this machine."""
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +17,12 @@ class Contender:
     warm_up_s: float = 0.0  # first turn: compilation and first allocations
     given_up_s: float | None = None  # a turn was ended after so many seconds; it gets no further one
 
-    def turn(self, number: int, work: Callable[[], list[float]], limit_s: float) -> list[float]:
-        """Runs `work`, the steps of a turn, and keeps their seconds; [] where it was ended after `limit_s`."""
+    def turn(self, number: int, given: list[Any], limit_s: float) -> list[float]:
+        """Runs the steps of a turn and keeps their seconds; [] where they took longer than `limit_s`."""
         began_s = time.perf_counter()
-        with time_limit(limit_s) as limit:
-            seconds = work()
-        if limit.reached:
+        try:
+            seconds = self.run.run(InTime(given, began_s + limit_s))
+        except TooSlowError:
             self.given_up_s, self.seconds = limit_s, []
             return []
         if number == 0:
@@ -35,35 +33,21 @@ class Contender:
 
 
 class TooSlowError(Exception):
-    """Raised inside of work that has used up its time."""
+    """A turn has used up its time."""
 
 
-@dataclass
-class Limit:
-    """Whether the time of some work was up before it ended."""
+class InTime(list):
+    """What a turn works through, one item a step; asking for another after `deadline_s` raises TooSlowError.
 
-    reached: bool = False
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[Limit]:
-    """Ends the block after so many seconds, as soon as torch comes back from the operation that it is in.
-
-    Any exception that follows from that counts as the end: the compiler wraps what is raised inside of it in its own.
+    Between steps only: an exception in the middle of a compilation would leave torch's own state half changed.
     """
-    limit = Limit()
 
-    def late(_number: int, _frame: object) -> None:
-        limit.reached = True
-        raise TooSlowError
+    def __init__(self, items: list[Any], deadline_s: float) -> None:
+        super().__init__(items)
+        self._deadline_s = deadline_s
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield limit
-    except Exception:
-        if not limit.reached:
-            raise
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    def __iter__(self) -> Iterator[Any]:
+        for item in super().__iter__():
+            if time.perf_counter() > self._deadline_s:
+                raise TooSlowError
+            yield item

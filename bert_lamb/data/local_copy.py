@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_lamb.data.manifest import verify_store
+from bert_lamb.data.manifest_form import is_store_file
 from bert_lamb.data.store import StoreError, manifest_bytes
 from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.files import one_at_a_time
@@ -30,6 +31,9 @@ def copy_store(store: Path, manifest: dict[str, Any], lengths: Collection[int], 
 
     Raises StoreError where it does not fit, cannot be written or is damaged.
     """
+    outside = [name for name in manifest["files"] if not is_store_file(name)]
+    if outside:
+        raise StoreError(f"the manifest of {store} names {outside[0][:200]!r}, which is no file of a store")
     folder = root / f"{store.name}-{hashlib.sha256(manifest_bytes(manifest)).hexdigest()[:10]}"
     wanted = {name: about for name, about in manifest["files"].items() if is_read(name, lengths)}
     try:

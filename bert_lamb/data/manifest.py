@@ -7,10 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from bert_lamb.data.manifest_form import manifest_problems, parse_manifest
 from bert_lamb.data.store import FORMAT_VERSION, StoreError, manifest_bytes
 from bert_lamb.files import file_sha256, write_whole
 
 MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 1 << 28  # bytes; of 10,000 shards with 20 tables each it has some 30 MB
+SHOWN = 5  # problems of a manifest that a message lists
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -19,20 +22,33 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a store; StoreError where there is none, or one of another format."""
+    """The manifest of a store; StoreError where there is none, or one that must not be used."""
     path = folder / MANIFEST
     if not path.is_file():
         raise StoreError(f"{path} is missing: no prepared data there; run `make prepare` with the same settings")
+    return read_manifest_file(path)
+
+
+def read_manifest_file(path: Path) -> dict[str, Any]:
+    """The manifest in a file, checked field by field; StoreError with every problem where it must not be used."""
     try:
-        manifest = json.loads(path.read_text())
+        if path.stat().st_size > LARGEST_MANIFEST:
+            raise StoreError(f"{path} is larger than any manifest ({LARGEST_MANIFEST >> 20} MiB): it is damaged")
+        manifest = parse_manifest(path.read_bytes())
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise StoreError(f"{path} is not JSON ({error}); run `make prepare` again") from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if version != FORMAT_VERSION:
+    if isinstance(version, bool) or version != FORMAT_VERSION:
         raise StoreError(
-            f"{path} has format {version}, this version reads {FORMAT_VERSION}; "
+            f"{path} has format {str(version)[:100]}, this version reads {FORMAT_VERSION}; "
             "run `make prepare` into another data.name"
         )
+    problems = list(manifest_problems(manifest))
+    if problems:
+        shown = "; ".join(problems[:SHOWN]) + (f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
+        raise StoreError(f"{path} is damaged or not by `make prepare`: {shown}; prepare the data again")
     return manifest
 
 

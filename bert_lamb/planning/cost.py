@@ -12,6 +12,7 @@ from bert_lamb.hardware import Precision
 from bert_lamb.model import STATIC, activation_bytes, parameter_count, training_flops
 from bert_lamb.optim import square_root_scaled
 from bert_lamb.parallel import use_cuda
+from bert_lamb.planning.rates import Rates
 from bert_lamb.run.schedule import schedule, scheduling_phase
 from bert_lamb.settings import Settings
 from bert_lamb.words import counted, rate_words, rough_duration, times_read
@@ -79,12 +80,19 @@ def batch_warnings(s: Settings) -> list[str]:
     return warnings
 
 
-def budget(s: Settings, devices: int, precision: Precision, manifest: dict[str, Any] | None = None) -> Budget:
-    """The budget on so many devices in this precision; without a manifest the vocabulary is data.vocab_size."""
-    vocab_size = manifest["tokenizer"]["size"] if manifest else s.data.vocab_size
+def vocabulary_size(s: Settings, manifest: dict[str, Any] | None) -> int:
+    """Of the prepared data; without any, data.vocab_size."""
+    return manifest["tokenizer"]["size"] if manifest else s.data.vocab_size
+
+
+def budget(
+    s: Settings, devices: int, precision: Precision, manifest: dict[str, Any] | None = None, rates: Rates | None = None
+) -> Budget:
+    """The budget on so many devices in this precision, at the rates that were measured on this machine, if any were."""
+    vocab_size = vocabulary_size(s, manifest)
     phases = (
-        _phase(s, 1, devices, precision.name, vocab_size, manifest),
-        _phase(s, 2, devices, precision.name, vocab_size, manifest),
+        _phase(s, 1, devices, precision.name, vocab_size, manifest, rates or {}),
+        _phase(s, 2, devices, precision.name, vocab_size, manifest, rates or {}),
     )
     flops = sum(p.flops for p in phases)
     hours = sum(p.flops / (p.tflops * 1e12 * devices) for p in phases) / 3600
@@ -110,7 +118,13 @@ def device_rate(s: Settings, seq_len: int) -> tuple[float, str]:
 
 
 def _phase(
-    s: Settings, number: int, devices: int, precision: str, vocab_size: int, manifest: dict[str, Any] | None
+    s: Settings,
+    number: int,
+    devices: int,
+    precision: str,
+    vocab_size: int,
+    manifest: dict[str, Any] | None,
+    rates: Rates,
 ) -> PhaseBudget:
     phase, lr = s.phase(number), schedule(s, number)
     h, cuda = s.hardware, use_cuda(s.hardware)
@@ -126,8 +140,8 @@ def _phase(
         batch = (rows * phase.seq_len, phase.seq_len, rows * masked)
         memory += activation_bytes(s.model, vocab_size, *batch, precision, h.recompute, not cuda)
     sequences = phase.steps * phase.global_batch
-    rates = [lr(step) for step in range(phase.steps)]
-    tflops, source = device_rate(s, phase.seq_len)
+    learning_rates = [lr(step) for step in range(phase.steps)]
+    tflops, source = rates.get(number) or device_rate(s, phase.seq_len)
     passes = None
     if manifest:
         tables = manifest["instances"]["train"][str(phase.seq_len)]
@@ -135,7 +149,7 @@ def _phase(
     return PhaseBudget(
         phase.seq_len, phase.steps, phase.global_batch, micro, micro_batches, sequences, sequences * phase.seq_len,
         sequences * training_flops(s.model, vocab_size, phase.seq_len, masked), tflops, source,
-        rates[0], max(rates), rates[-1], passes, memory / 2**30,
+        learning_rates[0], max(learning_rates), learning_rates[-1], passes, memory / 2**30,
     )  # fmt: skip
 
 

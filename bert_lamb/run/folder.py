@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_lamb.checksums import SUMS, SumsError, changed_files, read_sums
-from bert_lamb.data.manifest import MANIFEST
+from bert_lamb.data.manifest import MANIFEST, read_manifest_file
 from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.errors import UserError
 from bert_lamb.files import file_sha256, write_json, write_whole
@@ -112,6 +112,11 @@ class RunFolder:
         return self.path / "precision.json"
 
     @property
+    def rates_file(self) -> Path:
+        """How fast the machines of this run are, as measured for the plan."""
+        return self.path / "rates.json"
+
+    @property
     def recipe_file(self) -> Path:
         return self.path / "recipe.json"
 
@@ -179,8 +184,8 @@ class RunFolder:
         return read_settings(self.settings_file)
 
     def manifest(self) -> dict[str, Any]:
-        """The copy of the data's manifest."""
-        return json.loads(self.manifest_file.read_text())
+        """The copy of the data's manifest; StoreError where it must not be used."""
+        return read_manifest_file(self.manifest_file)
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from bert_lamb.errors import UserError
 from bert_lamb.jsonfiles import clean_lines, read_lines
 from bert_lamb.optim import Layerwise
 from bert_lamb.parallel import Single
+from bert_lamb.run.eta import TimeLeft
 from bert_lamb.run.folder import RunFolder
 from bert_lamb.run.progress import Progress
 from bert_lamb.run.signals import StopRequest
@@ -109,7 +110,7 @@ class MetricsLog:
     ) -> None:  # fmt: skip
         self._run, self._phase = s.run, progress.phase
         self._steps = s.phase(progress.phase).steps
-        self._timed_from: tuple[int, float] | None = None  # step and clock of the first line: compiling is behind it
+        self._time_left = TimeLeft(self._steps)
         self._names, self._dashboard = names, dashboard
         self._flops, self._strategy, self._peak_tflops = flops, strategy, s.hardware.peak_tflops
         self._last_line_s = -CONSOLE_EVERY_S
@@ -178,15 +179,11 @@ class MetricsLog:
         self._file.flush()
         self._dashboard.log(self._phase, finite)
         now_s, step = time.monotonic(), line["step"]
+        left_s = self._time_left.after(step, now_s)
         if now_s - self._last_line_s < CONSOLE_EVERY_S and step != self._steps and "heldout_mlm_loss" not in line:
             return
         self._last_line_s = now_s
-        left = ""  # unknown until a second line
-        if self._timed_from is None:
-            self._timed_from = step, now_s
-        elif step > self._timed_from[0]:
-            rate_s = (now_s - self._timed_from[1]) / (step - self._timed_from[0])
-            left = f"{duration(rate_s * (self._steps - step))} left"
+        left = "" if left_s is None else f"{duration(left_s)} left"
         heldout = ""
         if "heldout_mlm_loss" in line:
             heldout = f"held-out mlm {line['heldout_mlm_loss']:.3f} acc {line['heldout_mlm_accuracy']:.3f}  "

@@ -13,9 +13,9 @@ class ModelSettings:
     """A BERT (Devlin et al. 2018); the vocabulary's size comes from the prepared data."""
 
     name: str = MISSING  # for people: tables and file names
-    layers: int = MISSING
+    layers: int = MISSING  # of the encoder
     hidden: int = MISSING  # width of every layer's output
-    heads: int = MISSING
+    heads: int = MISSING  # of attention; hidden is a multiple of it
     intermediate: int = MISSING  # width inside the feed-forward block
     max_positions: int = MISSING  # longest sequence the position table can hold, in tokens
     dropout: float = MISSING  # on embeddings and layer outputs
@@ -39,7 +39,7 @@ class DataSettings:
     """What `prepare` turns into a token store under `<root>/<name>`."""
 
     name: str = MISSING  # folder below root
-    root: str = MISSING
+    root: str = MISSING  # folder of all stores, and of what `fetch` downloads
     source: str = MISSING  # "sample" (the embedded corpus), "text" (files), "wikipedia_dump" or "hf" (`datasets`)
     paths: list[str] = MISSING  # text: files, folders or globs of .txt, .jsonl (both also packed), .parquet
     hub: str | None = (
@@ -150,7 +150,7 @@ class FinetuneSettings:
     """SQuAD v1.1 fine-tuning, by the rules of google-research/bert."""
 
     train_file: str = MISSING  # SQuAD v1.1 JSON, also .zst
-    dev_file: str = MISSING
+    dev_file: str = MISSING  # likewise; the questions that are scored
     arms: list[str] = MISSING  # "pretrained" and/or "scratch" (random weights, all else equal)
     max_train_questions: int = MISSING  # 0: all; else a subset drawn by the seed
     max_length: int = MISSING  # tokens of question and context window together
@@ -159,10 +159,10 @@ class FinetuneSettings:
     max_answer: int = MISSING  # tokens of an answer, at most
     n_best: int = MISSING  # start and end candidates considered
     batch: int = MISSING  # windows per optimizer step
-    epochs: int = MISSING
+    epochs: int = MISSING  # over all windows
     lr: float = MISSING  # AdamW, peak
     warmup_share: float = MISSING  # of all steps
-    weight_decay: float = MISSING
+    weight_decay: float = MISSING  # AdamW; biases and LayerNorm do not decay
     dropout: float = MISSING  # hidden and attention
 
 
@@ -170,7 +170,7 @@ class FinetuneSettings:
 class HardwareSettings:
     """What changes speed and never the result, but for rounding (law 7)."""
 
-    name: str = MISSING
+    name: str = MISSING  # of the file in conf/hardware, for records
     device: str = MISSING  # "auto", "cpu" or "cuda"
     devices: int = MISSING  # processes, one per device; 0: all local GPUs, or one process on a CPU
     strategy: str = MISSING  # "auto" (by the number of devices), "single" or "ddp"
@@ -192,7 +192,7 @@ class HardwareSettings:
 class RunSettings:
     """Where results go, and how often to look; never part of the recipe, but for the content of from_checkpoint."""
 
-    root: str = MISSING
+    root: str = MISSING  # folder of all run folders
     name: str | None = None  # folder below root; null: <experiment>-<recipe hash>
     from_checkpoint: str | None = None  # another run's checkpoint folder, to start from its weights, moments and step
     log_every: int = MISSING  # steps between lines of metrics.jsonl
@@ -220,7 +220,7 @@ class InspectSettings:
 class Settings:
     """The whole tree, as composed from `conf/`."""
 
-    experiment: str = MISSING
+    experiment: str = MISSING  # name of the recipe, in conf/experiment
     seed: int = MISSING  # initial weights, order, masks, dropout, fine-tuning
     sources: dict[str, str] = field(default_factory=dict)  # where a setting's value comes from; shown by the plan
     model: ModelSettings = MISSING

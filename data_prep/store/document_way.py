@@ -103,7 +103,7 @@ def _wikitext(piece: Piece, text: bytes | None, data: DataSettings, document: Do
 
 def as_stored(data: DataSettings, settings: dict) -> DataSettings:
     """The settings of the command, with those that decided the store's bytes as its manifest has them."""
-    known = {f.name for f in fields(data)} - {"vocab"}
+    known = {f.name for f in fields(data)} - {"vocab", "squad", "templates"}  # these stand there as checksums
     return replace(data, **{k: v for k, v in settings.items() if k in known})
 
 

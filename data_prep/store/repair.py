@@ -44,7 +44,7 @@ def check_finished(data: DataSettings, folder: StoreFolder, settings: dict[str, 
     if problems:
         raise PrepareError(
             "rebuilt files differ from the manifest (were they made with other versions of the libraries? "
-            f"{manifest['libraries']}):\n"
+            f"{manifest.get('libraries')}):\n"
             + "\n".join(f"- {p}" for p in problems)
             + f"\nDelete {folder.path} to prepare anew."
         )

@@ -21,7 +21,7 @@ DECIDE_NOTHING = ("name", "root", "paths", "hub", "processes", "part", "parts", 
 LIBRARIES = ("sentencex", "tokenizers", "numpy", "pyarrow")  # another version may give other bytes
 LIBRARIES_OF = {"wikipedia_dump": ("mwparserfromhell",)}  # by source
 # rules that are off decide nothing: a store made before there were these is still the one asked for
-OFF = {
+OFF: dict[str, Any] = {
     "templates": None,
     "deduplicate": False,
     "min_characters": 0,

@@ -81,7 +81,7 @@ def rejects_message(data: DataSettings, shards: list[ShardRecord], damaged: int,
 def check_size(manifest: dict[str, Any]) -> None:
     """A store that nothing can be trained on is none."""
     counts = manifest["counts"]
-    left_out = ", ".join(f"{count} x {reason}" for reason, count in manifest["left_out"].items())
+    left_out = ", ".join(f"{count} x {reason}" for reason, count in manifest.get("left_out", {}).items())
     for length, passes in manifest["instances"]["train"].items():
         if not all(p["instances"] for p in passes):
             raise PrepareError(

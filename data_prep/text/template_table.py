@@ -81,9 +81,9 @@ def template_table(path: str | None = None, language: str = "en") -> TemplateTab
             if normal(target) not in table.shown:
                 raise TemplateError(f"data.templates={path}: [aliases] {name!r} names {target!r}, which is no template")
             table.shown[normal(name)] = table.shown[normal(target)]
-    table.wildcards = sorted(
-        ((*name.split("*"), shown) for name, shown in wildcards.items()), key=lambda w: (-len(w[0] + w[1]), w[0], w[1])
-    )
+    parted = [(name.partition("*"), shown) for name, shown in wildcards.items()]
+    found = [(before, after, shown) for (before, _, after), shown in parted]
+    table.wildcards = sorted(found, key=lambda w: (-len(w[0] + w[1]), w[0], w[1]))
     return table
 
 

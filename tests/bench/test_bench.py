@@ -17,7 +17,8 @@ from bert_lamb.batch import IGNORED
 from bert_lamb.bench import gpu, gpu_page, loader, parity, random_batches
 from bert_lamb.bench import step as bench
 from bert_lamb.bench.peers.loops import HandLoop, TrainerLoop, padded
-from bert_lamb.bench.turns import Contender, time_limit
+from bert_lamb.bench.turns import Contender
+from bert_lamb.data import random_batch
 from bert_lamb.model import bert_config, training_flops
 from bert_lamb.parallel import Single
 from bert_lamb.run import open_run
@@ -50,6 +51,8 @@ def dry(place: Path, out: Path, *options: str) -> list[str]:
 
 def test_dry_run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "VOCABULARY", 500)
+    # put back afterwards: code that this process compiles with it later crashed outside of a profiler
+    monkeypatch.setattr(torch._inductor.config.cpp, "enable_kernel_profile", True)
     monkeypatch.setattr(sys, "argv", ["step", *dry(place, tmp_path, "--profile")])
     bench.main()
     (result,) = json.loads((tmp_path / "speed.json").read_text())
@@ -82,18 +85,18 @@ def test_a_slow_contender_is_given_up(place: Path, tmp_path: Path, monkeypatch: 
 
     def crawl(self: TrainerLoop, batches: list[Any]) -> list[float]:
         turns.append(len(batches))
-        for _ in range(1000):
-            time.sleep(0.05)
-        return [0.05] * len(batches)
+        for _ in batches:
+            time.sleep(0.2)
+        return [0.2] * len(batches)
 
     monkeypatch.setattr(bench, "VOCABULARY", 500)
     monkeypatch.setattr(TrainerLoop, "run", crawl)
-    monkeypatch.setattr(sys, "argv", ["step", *dry(place, tmp_path, "--give-up-after", "20")])
+    monkeypatch.setattr(sys, "argv", ["step", *dry(place, tmp_path, "--give-up-after", "600")])
     turn = Contender.turn
 
-    def short_for_trainer(one: Contender, number: int, work: Any, limit_s: float) -> list[float]:
-        assert limit_s == 20
-        return turn(one, number, work, 0.3 if one.name in bench.TRAINER else limit_s)
+    def short_for_trainer(one: Contender, number: int, given: Any, limit_s: float) -> list[float]:
+        assert limit_s == 600
+        return turn(one, number, given, 0.3 if one.name in bench.TRAINER else limit_s)
 
     monkeypatch.setattr(Contender, "turn", short_for_trainer)
     bench.main()
@@ -105,17 +108,20 @@ def test_a_slow_contender_is_given_up(place: Path, tmp_path: Path, monkeypatch: 
     assert next(line for line in lines if line.startswith("| ours, eager")).split("|")[4].strip() == "nan"
 
 
-def test_only_what_follows_from_the_limit_is_taken_for_it() -> None:
-    with time_limit(0.05) as limit:
-        try:
-            time.sleep(5)
-        except Exception as error:
-            raise RuntimeError("as a compiler wraps it") from error
-    assert limit.reached
-    with pytest.raises(ZeroDivisionError), time_limit(5) as limit:
-        _ = 1 / 0
-    assert not limit.reached
-    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+def test_every_kind_ends_between_its_steps(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any time a contender takes no step, and nothing of torch is left half changed for the others."""
+    turn = Contender.turn
+
+    def no_time(one: Contender, number: int, given: Any, limit_s: float) -> list[float]:
+        return turn(one, number, given, limit_s if one.name == "the same, head on masked positions" else 0.0)
+
+    monkeypatch.setattr(Contender, "turn", no_time)
+    monkeypatch.setattr(bench, "VOCABULARY", 500)
+    monkeypatch.setattr(sys, "argv", ["step", *dry(place, tmp_path, "--give-up-after", "600")])
+    bench.main()
+    (result,) = json.loads((tmp_path / "speed.json").read_text())
+    assert [c["given_up_s"] for c in result["contenders"]] == [0.0, 0.0, 0.0, None, 0.0]
+    assert torch._C._len_torch_dispatch_stack() == 0
 
 
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
@@ -192,7 +198,7 @@ def test_micro_batches_of_the_gpu_script_are_what_the_loader_makes() -> None:
         places = batch.masked_positions[:masked]
         assert len(set(places.tolist())) == masked
         assert int(places.max()) < tokens
-        assert (batch.input_ids[places] == random_batches.MASK).all()
+        assert (batch.input_ids[places] == random_batch.MASK).all()
 
 
 def test_the_loaders_page(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,19 @@
 """The study's page says what its rows say."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
+from tools import environment
 
 from bert_lamb.bench import sample_study
 from bert_lamb.bench.sample_study import Study, interval, page, rows
 from bert_lamb.settings import compose_settings
 
+FOREVER = "stage_that_never_ends"
 PRETRAINED, SCRATCH, SHUFFLED = [60.0, 70.0, 80.0], [20.0, 20.0, 26.0], [21.0, 22.0, 26.0]
 
 
@@ -42,3 +48,41 @@ def test_a_study_that_was_cut_gives_the_page_of_what_it_has(table, tmp_path):
     whole = page(table, study(tmp_path / "b.jsonl", headline + controls), 3)
     assert "| random weights, 4 times the labels | 22.0 | 20.0 | 20.0 | 26.0 |" in whole
     assert [line for line in text.splitlines() if line not in whole] == []
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_a_study_that_is_asked_to_stop_ends_with_its_stages(tmp_path, asked):
+    """Stages that take forever, two at a time, more of them waiting: none is left, none is begun."""
+    code = f"""
+import signal, subprocess, sys
+from pathlib import Path
+from bert_lamb.bench import sample_study
+from bert_lamb.bench.sample_study import Study
+
+class Forever(Study):
+    def _run(self, row, seed, arm):
+        print("begun", flush=True)
+        self.stage("{FOREVER}", (row,))
+    def place(self, row, seed):
+        return None
+
+class Row(str):
+    words = property(str)
+
+def measured(overrides):
+    Forever((), 2, Path("{tmp_path / "kept.jsonl"}")).measure([(Row(n), 0) for n in "abcd"])
+
+sample_study.compose_settings = measured
+sys.argv = ["study"]
+sample_study.main()
+"""
+    (tmp_path / f"{FOREVER}.py").write_text("import time\nprint('running', flush=True)\ntime.sleep(600)\n")
+    given = environment()
+    given["PYTHONPATH"] += os.pathsep + str(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", code], env=given, stdout=subprocess.PIPE, text=True)
+    lines = [process.stdout.readline().strip() for _ in range(4)]
+    process.send_signal(asked)
+    rest = process.stdout.read()  # ends when every process that could write there has ended
+    assert sorted(lines) == ["begun", "begun", "running", "running"]
+    assert process.wait() != 0
+    assert "begun" not in rest

@@ -122,7 +122,7 @@ def test_a_name_that_leads_outside_is_not_followed(copy: Path, name: str) -> Non
     manifest = read_manifest(store)
     manifest["files"][name] = {"sha256": "0" * 64}
     (store / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(VerifyError, match=f"names '{name}', outside of its folder"):
+    with pytest.raises(VerifyError, match=f"'files' names '{name}', which no file of a store is called"):
         verify_folders([only_run(copy).path])
 
 

@@ -10,7 +10,8 @@ import torch
 from test_model import settings
 from tools import BF16, tiny
 
-from bert_lamb.bench.random_batches import VOCABULARY, random_batch
+from bert_lamb.bench.random_batches import SHARE, VOCABULARY
+from bert_lamb.data.random_batch import random_batch
 from bert_lamb.model import activation_bytes, build_bert, pretraining_losses
 from bert_lamb.planning.cost import budget, budget_text
 from bert_lamb.planning.preflight import memory_warnings
@@ -37,7 +38,7 @@ def saved_bytes(m: Any, seq_len: int, precision: str, recompute: bool) -> int:
             seen[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    batch = random_batch(np.random.default_rng(0), np.full(8, seq_len), seq_len)
+    batch = random_batch(np.random.default_rng(0), np.full(8, seq_len), seq_len, VOCABULARY, SHARE)
     cast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), cast:
         pretraining_losses(bert, batch, recompute)

@@ -1,0 +1,99 @@
+"""The plan's hours: from micro-batches that were timed here; the time left: without the steps that compile."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tools import BF16, tiny, tiny_overrides
+
+from bert_lamb import pretrain as stage
+from bert_lamb.model import training_flops
+from bert_lamb.planning import rates
+from bert_lamb.planning.cost import budget, budget_text
+from bert_lamb.planning.rates import WORDS, device_tflops, measured_rates
+from bert_lamb.run import RunFolder
+from bert_lamb.run.eta import TimeLeft
+from bert_lamb.settings import compose_settings
+
+CPU = torch.device("cpu")
+
+
+def test_hours_follow_from_the_measured_rates(place: Path) -> None:
+    s = tiny(place)
+    plan = budget(s, 2, BF16, None, {1: (0.5, WORDS), 2: (0.25, WORDS)})
+    seconds = sum(p.flops / (rate * 1e12 * 2) for p, rate in zip(plan.phases, (0.5, 0.25), strict=True))
+    assert plan.hours == pytest.approx(seconds / 3600)
+    assert "measured here, not compiled" in budget_text(s, plan)
+    assert "(assumed)" in budget_text(s, budget(s, 2, BF16))
+
+
+def test_a_rate_is_work_over_time(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Micro-batches grow to the run's size while there is time; the best counts, a disturbed one does not."""
+    s, asked = tiny(place, "phase1.global_batch=1000", "hardware.micro_batch_tokens=320"), list[int]()
+
+    def take(seconds_each: float) -> float:
+        asked.clear()
+
+        def step(sequences: int) -> float:
+            asked.append(sequences)
+            return sequences * seconds_each * (20 if len(asked) == 1 else 1)
+
+        monkeypatch.setattr(rates, "micro_batch_step", lambda *_: step)
+        return device_tflops(s, 1, CPU, "fp32", 120)
+
+    flops = training_flops(s.model, 120, 32, round(0.15 * 32))
+    assert take(0.001) == pytest.approx(flops / 0.001 / 1e12)
+    assert asked == [n for n in (1, 2, 4, 8, 10) for _ in range(3)], "the run's micro-batch has 320 tokens"
+    assert take(0.04) == pytest.approx(flops / 0.04 / 1e12)
+    assert asked == [1, 1, 1, 2, 2, 2, 4, 4, 4, 8, 8]
+
+
+def test_what_was_measured_is_kept_for_the_same_machine_and_shape(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, rate, timed = tmp_path / "rates.json", iter((0.1, 0.2, 0.3, 0.4)), list[int]()
+
+    def measure(s, number, *_) -> float:
+        timed.append(number)
+        return next(rate)
+
+    monkeypatch.setattr(rates, "device_tflops", measure)
+    s = tiny(place)
+    first = measured_rates(s, 1, CPU, "fp32", 120, kept)
+    assert first == measured_rates(s, 1, CPU, "fp32", 120, kept) == {1: (0.1, WORDS), 2: (0.2, WORDS)}
+    assert timed == [1, 2]
+    monkeypatch.setattr(rates, "device_name", lambda device: "another CPU")
+    assert measured_rates(s, 2, CPU, "fp32", 120, kept) == {1: (0.15, WORDS), 2: (0.2, WORDS)}, "half the cores each"
+    assert len(json.loads(kept.read_text())) == 4
+
+
+def test_another_machine_is_not_measured_here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "device_tflops", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert measured_rates(tiny(place), 8, torch.device("cuda"), "bf16", 120, None) == {}
+    assert measured_rates(tiny(place, "hardware.measured=gpu.json"), 1, CPU, "fp32", 120, None) == {}
+
+
+def test_pretrain_plans_by_what_it_timed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real micro-batches, through the command."""
+    given = [*tiny_overrides(place), "run.name=timed"]
+    monkeypatch.setattr(sys, "argv", ["pretrain", *given])
+    stage.main()
+    folder = RunFolder(Path(compose_settings(given).run.root) / "timed")
+    phases, kept = json.loads(folder.plan_file.read_text())["phases"], json.loads(folder.rates_file.read_text())
+    assert [p["tflops_from"] for p in phases] == [WORDS, WORDS]
+    assert sorted(p["tflops"] for p in phases) == sorted(kept.values())
+    assert all(1e-7 < rate < 100 for rate in kept.values())
+
+
+def test_the_time_left_leaves_compiling_out() -> None:
+    """A first step of 60 s, a later one of 30 (another shape), the others of 1: 1 s a step is what is told."""
+    left, clock_s, told = TimeLeft(100), 0.0, list[float | None]()
+    for step in range(1, 9):
+        clock_s += {1: 60.0, 3: 30.0}.get(step, 1.0)
+        told.append(left.after(step, clock_s))
+    assert told[0] is None
+    assert told[1:] == [98, 97, 96, 95, 94, 93, 92]
+    assert left.after(4, clock_s + 5) == 96, "a roll-back is no rate"
