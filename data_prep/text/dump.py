@@ -19,7 +19,7 @@ ARTICLES = "0"  # the namespace of articles, in every wiki
 
 
 def pages(piece: Piece, text: bytes, table: TemplateTable | None = None) -> Iterator[Document | Reject]:
-    """Every page of a piece, in order: an article, or why it is none. `table`: of templates, if None the built-in one."""
+    """Every page of a piece, in order: an article, or why it is none. `table`: of templates; None: the built-in one."""
     position, line = 0, piece.first
     while True:
         start = text.find(FIRST_PAGE, position)
