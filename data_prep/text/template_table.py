@@ -15,6 +15,7 @@ BUILT_IN = Path(__file__).with_name("templates.toml")
 NAMESPACE = re.compile(r"^(?::|template *:|subst *:|safesubst *:)+ *", re.IGNORECASE)
 PARAMETER = re.compile(r"\{([^{}]*)\}")
 BLANKS = re.compile(r"[\s_]+")
+REMEMBERED = 10_000  # names; a page may hold any number
 COMPUTED = ("quantity", "value", "number", "ordinal", "as of", "date", "ship")  # by template_values.py
 TEXTS = {"aliases": str, "computed": str, "units": str, "ranges": str, "thousands": str, "months": list}
 SECTIONS = ("text", "paragraph", "dropped", *TEXTS)
@@ -47,16 +48,20 @@ class TemplateTable:
     ranges: dict[str, str] = field(default_factory=dict)
     months: list[str] = field(default_factory=list)  # of the language; [] where nobody has written them down
     thousands: str = ""
+    _searched: dict[str, Shown | None] = field(default_factory=dict)  # what the wildcards gave, since there are many
 
     def find(self, name: str) -> Shown | None:
         """The entry of a normal name: its own, else the longest wildcard's; None where there is none."""
-        found = self.shown.get(name)
-        if found is not None:
-            return found
-        for begin, end, entry in self.wildcards:
-            if len(name) >= len(begin) + len(end) and name.startswith(begin) and name.endswith(end):
-                return entry
-        return None
+        if name not in self.shown and name not in self._searched:
+            if len(self._searched) >= REMEMBERED:
+                self._searched.clear()
+            self._searched[name] = next((e for begin, end, e in self.wildcards if fits(name, begin, end)), None)
+        return self.shown[name] if name in self.shown else self._searched[name]
+
+
+def fits(name: str, begin: str, end: str) -> bool:
+    """Is this a name that begins and ends so, with no character counted for both?"""
+    return name.startswith(begin) and name.endswith(end) and len(name) >= len(begin) + len(end)
 
 
 def normal(name: str) -> str:

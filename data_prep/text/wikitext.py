@@ -37,7 +37,7 @@ BEFORE_SIGN = re.compile(rf" ?{GAP} ?(?=[,.;:!?)])")
 GAPS = re.compile(rf" ?{GAP} ?")
 LEFT = re.compile(r"\{\{+|\}\}+|\[\[+|\]\]+|\{\||\|\}|<ref\b[^>]*>?|</ref>", re.IGNORECASE)
 VARIANTS = re.compile(r"-\{([^{}]*)\}-")  # the same in several scripts: -{zh-hans:...; zh-hant:...}-
-UNUSED = {ord(sign): None for sign in (MISSING, OPEN, CLOSED)}  # that no XML holds
+UNUSED = re.compile(f"[{MISSING}{OPEN}{CLOSED}]")  # no XML holds them
 BRACKET = re.compile(r"[\[\]]")
 DEEPEST = 6  # brackets in brackets that are left to the parser, whose time may grow faster than the text
 MOST_ROUNDS = 5  # of taking away markup that only showed when other markup went
@@ -58,7 +58,7 @@ def running_text(
     """
     table = table or template_table()
     gaps = gaps if gaps is not None else Gaps()
-    text, names = without_blocks(wikitext.translate(UNUSED).replace("\r\n", "\n"), dropped_spaces, table, title)
+    text, names = without_blocks(UNUSED.sub("", wikitext).replace("\r\n", "\n"), dropped_spaces, table, title)
     text = PARAGRAPH_TAG.sub("\n\n", BREAK.sub(" ", VARIANTS.sub(variant, text)))
     text = ANY_TAG.sub("", text).replace("<", "&lt;")
     found = []
