@@ -112,53 +112,17 @@ class Expander:
     def _values(self, i: int, behind: int, depth: int, named: bool = True) -> Values:
         """The parameters by name; "0" is what stands before the first bar. Templates in them are replaced."""
         start, stop, braces = self._templates[i]
-        values: Values = {}
-        parts: list[str] = []
-        state = {"links": 0, "number": 0}
-        key: str | None = None
-
-        def end_parameter() -> None:
-            nonlocal key
-            text = "".join(parts)
-            parts.clear()
-            if key is not None:
-                values[key] = text.strip()
-            else:
-                values[str(state["number"])] = text
-                state["number"] += 1
-            key = None
-
-        def literal(begin: int, end: int) -> None:
-            nonlocal key
-            for mark in MARK.finditer(self._text, begin, end):
-                parts.append(self._text[begin : mark.start()])
-                begin = mark.end()
-                if mark[0] == "[[":
-                    state["links"] += 1
-                elif mark[0] == "]]":
-                    state["links"] = max(0, state["links"] - 1)
-                elif mark[0] == "|" and not state["links"]:
-                    end_parameter()
-                    continue
-                elif mark[0] == "=" and key is None and named and state["number"] and not state["links"]:
-                    name = "".join(parts).strip()
-                    if "<" not in name and "[" not in name:  # of a tag or an address it is a part
-                        key = name
-                        parts.clear()
-                        continue
-                parts.append(mark[0])
-            parts.append(self._text[begin:end])
-
+        parameters = Parameters(named)
         position, child = start + braces, i + 1
         while child < behind:
             begin, end, _ = self._templates[child]
-            literal(position, begin)
+            parameters.read(self._text, position, begin)
             shown, child = self._shown(child, depth + 1)
-            parts.append(shown)
+            parameters.parts.append(shown)
             position = end
-        literal(position, stop - braces)
-        end_parameter()
-        return values
+        parameters.read(self._text, position, stop - braces)
+        parameters.end()
+        return parameters.values
 
     def _hole(self, name: str) -> str:
         """The character of a gap, counted by name."""
@@ -169,3 +133,52 @@ class Expander:
         if index == len(self.names):
             self.names.append(name)
         return chr(FIRST_HOLE + index)
+
+
+class Parameters:
+    """The parameters of one template, read piece by piece: what another template shows never parts them."""
+
+    def __init__(self, named: bool) -> None:
+        self.values: Values = {}
+        self.parts: list[str] = []  # of the one that is being read
+        self._named = named  # does "=" part a name from its text?
+        self._name: str | None = None
+        self._number = 0  # of the next one without a name
+        self._links = 0  # that are open: their bars and signs are their own
+
+    def read(self, text: str, begin: int, end: int) -> None:
+        """Takes text[begin:end], in which no template stands."""
+        for mark in MARK.finditer(text, begin, end):
+            self.parts.append(text[begin : mark.start()])
+            begin = mark.end()
+            if mark[0] == "[[":
+                self._links += 1
+            elif mark[0] == "]]":
+                self._links = max(0, self._links - 1)
+            elif mark[0] == "|" and not self._links:
+                self.end()
+                continue
+            elif mark[0] == "=" and not self._links and self._takes_name():
+                continue
+            self.parts.append(mark[0])
+        self.parts.append(text[begin:end])
+
+    def end(self) -> None:
+        """A parameter ends here."""
+        text = "".join(self.parts)
+        self.parts.clear()
+        if self._name is not None:
+            self.values[self._name] = text.strip()
+        else:
+            self.values[str(self._number)] = text
+            self._number += 1
+        self._name = None
+
+    def _takes_name(self) -> bool:
+        """Was what stands before a "=" the name of the parameter? In a tag or an address it is not."""
+        name = "".join(self.parts).strip()
+        if not self._named or not self._number or self._name is not None or "<" in name or "[" in name:
+            return False
+        self._name = name
+        self.parts.clear()
+        return True

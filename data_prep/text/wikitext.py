@@ -108,14 +108,9 @@ def plain(paragraph: str) -> str:
 
 def joined(text: str) -> str:
     """A plain paragraph whose gaps are closed, with no sign, blank or bracket too many."""
-    text = " ".join(QUOTES.sub("", text).split())  # the patterns below rely on single blanks
-    text = GAP_RUN.sub(one_gap, text)
-    text = APART.sub(" ", text).replace(MISSING, GAP)
-    text = AFTER_BRACKET.sub(r"\1", BEFORE_BRACKET.sub(r"\1", text))
-    text = EMPTY_BRACKETS.sub(GAP, EMPTY_BRACKETS.sub(GAP, text))
-    text = GAP_RUN.sub(one_gap, text)
-    text = TWO_SIGNS.sub("", FIRST_SIGN.sub(r"\1", text))
-    text = GAPS.sub(lambda m: " " if " " in m[0] else "", BEFORE_SIGN.sub("", text))
+    text = EMPTY_BRACKETS.sub(GAP, " ".join(QUOTES.sub("", text).split()))
+    if GAP in text or MISSING in text:
+        text = without_gaps(text)
     text = text.replace(OPEN, "[").replace(CLOSED, "]")
     for _ in range(MOST_ROUNDS):
         if (less := QUOTES.sub("", LEFT.sub("", text))) == text:
@@ -124,6 +119,15 @@ def joined(text: str) -> str:
     else:
         text = re.sub(r"[\[\]{}]|'{2,}", "", re.sub(r"'(?=[\[\]{}])", "", text))
     return " ".join(text.split())
+
+
+def without_gaps(text: str) -> str:
+    """The text with its gaps closed; it has single blanks."""
+    text = APART.sub(" ", GAP_RUN.sub(one_gap, text)).replace(MISSING, GAP)
+    text = AFTER_BRACKET.sub(r"\1", BEFORE_BRACKET.sub(r"\1", text))
+    text = EMPTY_BRACKETS.sub(GAP, EMPTY_BRACKETS.sub(GAP, text))
+    text = TWO_SIGNS.sub("", FIRST_SIGN.sub(r"\1", GAP_RUN.sub(one_gap, text)))
+    return GAPS.sub(lambda m: " " if " " in m[0] else "", BEFORE_SIGN.sub("", text))
 
 
 def one_gap(run: re.Match[str]) -> str:

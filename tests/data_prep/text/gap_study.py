@@ -68,9 +68,8 @@ def main() -> None:
     emptied = without_texts(full)
     vars(full).update(vars(emptied))  # the cached table, which is what every reader gets
     before = cleaned(arguments.paths, arguments.language)
-    print(
-        f"{after.articles:,} articles\n\n| templates | sentences | with a gap | paragraphs with a gap |\n|---|---|---|---|"
-    )
+    print(f"{after.articles:,} articles\n\n| templates | sentences | with a gap | paragraphs with a gap |")
+    print("|---|---|---|---|")
     print(line("no table", before))
     print(line("the built-in table", after))
     for name, found in (("no table", before), ("the built-in table", after)):
