@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bert_lamb.errors import EXIT_USAGE, UserError
 from bert_lamb.settings.checks import SettingsError, setting_problems
-from bert_lamb.settings.messages import compose_message, unknown_key_message
+from bert_lamb.settings.messages import argument_problem, compose_message, unknown_key_message
 from bert_lamb.settings.schema import Settings
 
 Check = Callable[[Settings], list[str]]
@@ -112,16 +112,17 @@ def command(
         try:
             settings: Settings = OmegaConf.to_object(config) if not checked else to_settings(config, check)  # type: ignore[assignment]
             stage(dataclasses.replace(settings, sources=sources_with(settings.sources, given_overrides())))
-        except Exception as error:
-            if not isinstance(error, UserError):
-                raise
+        except (UserError, OmegaConfBaseException) as error:
+            message = str(error) if isinstance(error, UserError) else compose_message(error)
             if HydraConfig.get().mode is RunMode.MULTIRUN:
-                raise TaskError(str(error)) from error
-            sys.exit(_fail(str(error)))  # here, since Hydra would print a line of its own first
+                raise TaskError(message) from error
+            sys.exit(_fail(message))  # here, since Hydra would print a line of its own first
 
     def run() -> None:
         if not multirun and {"-m", "--multirun"} & {*sys.argv[1:]}:
             sys.exit(_fail(NO_MULTIRUN))
+        if problem := argument_problem(sys.argv[1:]):
+            sys.exit(_fail(problem))
         register_schema()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we word the message
         try:
@@ -131,6 +132,8 @@ def command(
         except TaskError as error:
             sys.exit(_fail(str(error)))
         except Exception as error:
+            if "Config group override must be a string" in str(error):  # a ValueError, though of Hydra
+                sys.exit(_fail(compose_message(error)))
             if not type(error).__module__.startswith("submitit."):
                 raise
             sys.exit(_fail(f"a task ended without a result: {error}"))

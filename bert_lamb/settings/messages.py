@@ -3,59 +3,132 @@
 import dataclasses
 import difflib
 import re
+from collections.abc import Sequence
 
 from bert_lamb.settings.schema import Settings
 
 GROUP_FOLDERS = {"phase1": "phase (phase@phase1=...)", "phase2": "phase (phase@phase2=...)"}
+KEY_OF_GROUP = {"phase": "phase@phase1 or phase@phase2"}  # what the command line calls a group, where not its folder
+NOISE = re.compile(r"full_key: |object_type=|reference_type=|provider=|Config search path|$")  # of Hydra's messages
+OPTIONS = {  # of Hydra
+    "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r",
+    "--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn", "--config-dir",
+    "-cd", "--experimental-rerun", "--info", "-i",
+}  # fmt: skip
 
 
 def compose_message(error: Exception) -> str:
-    """Hydra's and OmegaConf's errors as: key, value, nearest valid key."""
+    """Hydra's and OmegaConf's errors as: key, value, nearest valid key. One line, whatever the error is."""
     text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
-    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+')", text)
-    override = re.search(r"Could not override '([^']+)'", text)
-    full = re.search(r"full_key: (\S+)", text)
-    if unknown:
-        named = override or full or unknown
-        return unknown_key_message(named.group(1).lstrip("+~"))
-    if missing := re.search(r"Could not (?:find|load) '([^']+)'", text):
-        return missing_file_message(missing.group(1), text)
-    if deleted := re.search(r"Error merging override (~\S+)", text):
-        return f"{deleted.group(1)}: a setting cannot be taken out; give it a value (null where that means none)"
-    if swept := re.search(r"Ambiguous value for argument '([^'=]+)=([^']*)'", text):
-        key, values = swept.groups()
+    unreadable = getattr(error, "override", None)
+    for answer in (
+        _about_a_key(text),
+        _about_a_group(text),
+        _about_a_value(text),
+        unreadable and _about_the_form(unreadable, text),
+    ):
+        if answer:
+            return answer
+    return " ".join(line.strip() for line in text.split("\nSee ")[0].splitlines() if not NOISE.match(line.strip()))
+
+
+def argument_problem(arguments: Sequence[str]) -> str | None:
+    """What is wrong with the form of a command line that Hydra would answer with its usage or a traceback."""
+    for argument in arguments:
+        option, _, value = argument.partition("=")
+        if argument.startswith("-") and option not in OPTIONS:
+            written = f"{option.lstrip('-')}={value or '...'}"
+            return f"{argument}: no such option; settings are written without dashes, {written}, and --help lists them"
+        if argument.startswith("="):
+            return f"{argument}: a setting is written key=value; the key is missing"
+    return None
+
+
+def _about_a_key(text: str) -> str | None:
+    """A key that does not exist, or that `+` or `~` cannot add or take out."""
+    override, full = re.search(r"Could not override '([^'@]+)'", text), _full_key(text)
+    if found := re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+')", text):
+        named = override.group(1) if override else full or found.group(1)
+        return unknown_key_message(named.lstrip("+~"))
+    if found := re.search(r"Could not delete from config. '([^']+)' does not exist", text):
+        return unknown_key_message(found.group(1))
+    if found := re.search(r"Error merging override (~\S+)", text):
+        return f"{found.group(1)}: a setting cannot be taken out; give it a value (null where that means none)"
+    if found := re.search(r"An item is already at '([^']+)'", text):
+        return f"+{found.group(1)}: this setting exists; write it without the +"
+    return None
+
+
+def _about_a_group(text: str) -> str | None:
+    """A group, or a file of one, that does not exist or is named in the wrong way."""
+    if found := re.search(r"Could not (?:find|load) '([^']+)'", text):
+        return missing_file_message(found.group(1), text)
+    if found := re.search(r"Could not override '([^']+@[^']+)'.\s+Did you mean to override (?:one of )?(.*)", text):
+        return f"{found.group(1)}: no such group; did you mean {' or '.join(found.group(2).rstrip('?').split(', '))}?"
+    if found := re.search(r"Multiple values for (\S+)\. To override", text):
+        return f"{found.group(1)} is chosen already; to choose another, write {found.group(1)}=... without the +"
+    if found := re.search(r"Cannot find primary config '([^']+)'", text):
+        return f"--config-name={found.group(1)}: no such file in conf/; recipes are chosen by experiment=..."
+    if "Config group override must be a string" in text:
+        return "a group of settings takes the name of a file, as in model=large; --help lists both"
+    key = _full_key(text)
+    if key and re.search(r"is not a subclass of \w+Settings", text):
+        folder = GROUP_FOLDERS.get(key, key)
+        return f"{key} is a group of settings: choose a file of conf/{folder}, or set {key}.<key>=value"
+    return None
+
+
+def _about_a_value(text: str) -> str | None:
+    """A value of the wrong type, none where one is needed, or several where one is."""
+    if found := re.search(r"Ambiguous value for argument '([^'=]+)=([^']*)'", text):
+        key, values = found.groups()
         return (
             f"{key}={values}: several values are for `bert-lamb sweep` (make sweep), which runs the chain for each; a "
             f"list is written {key}=[{values}]"
         )
-    value = re.search(r"Value '(.+?)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)", text)
-    if value and full:
-        return f"{full.group(1)}={value.group(1)}: a value of type {value.group(2).lower()} is expected"
-    if full and re.search(r"\w+ is not a ListConfig", text):
-        return f"{full.group(1)}: a list is expected; write {full.group(1)}=[first,second]"
-    if full and re.search(r"is not a subclass of \w+Settings", text):
-        key = full.group(1)
-        folder = GROUP_FOLDERS.get(key, key)
-        return f"{key} is a group of settings: choose a file of conf/{folder}, or set {key}.<key>=value"
-    unreadable = getattr(error, "override", None)
-    if unreadable:
-        return (
-            f"{unreadable} cannot be read as key=value ({text.splitlines()[0]}); values with blanks or other signs "
-            """stand in quotes of their own: 'data.paths=["/my texts"]'"""
-        )
-    return text.split("\nSee ")[0]
+    key = _full_key(text)
+    if key is None:
+        return None
+    if found := re.search(r"Value '(.*?)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)", text):
+        return f"{key}={found.group(1)}: a value of type {found.group(2).lower()} is expected"
+    if re.search(r"field '[\w.]+' is not Optional", text):
+        return f"{key}=null: a value is needed here"
+    if "missing mandatory value" in text.lower():
+        group = key.partition(".")[0]
+        return f"{key} has no value: choose a file of conf/{GROUP_FOLDERS.get(group, group)}, or set {key}=value"
+    if found := re.search(r"Interpolation key '([^']+)' not found", text):
+        return f"{key} refers to ${{{found.group(1)}}}, and there is no such setting"
+    if re.search(r"\w+ is not a ListConfig", text):
+        return f"{key}: a list is expected; write {key}=[first,second]"
+    return None
+
+
+def _about_the_form(override: str, text: str) -> str:
+    """An argument that is no key=value."""
+    if "missing EQUAL" in text:
+        return f"{override}: no value; a setting is written {override}=value, without blanks around the ="
+    return (
+        f"{override} cannot be read as key=value ({text.splitlines()[0]}); values with blanks or other signs "
+        """stand in quotes of their own: 'data.paths=["/my texts"]'"""
+    )
+
+
+def _full_key(text: str) -> str | None:
+    found = re.search(r"full_key: (\S+)", text)
+    return found.group(1) if found else None
 
 
 def missing_file_message(wanted: str, text: str) -> str:
     """Names the group, what was asked for and what there is; the nearest choice comes last."""
-    group, _, name = wanted.rpartition("/")
-    listed = re.search(r"Available options in '[^']*':\n((?:\t\S+\n?)+)", text)
-    choices = listed.group(1).split() if listed else []
-    if not choices:
+    listed = re.search(r"Available options in '([^']*)':\n((?:\t\S+\n?)+)", text)
+    if not listed:
         return f"{wanted}: no such file in conf/; --help lists the groups and their choices"
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.4)
-    hint = f"; did you mean {group}={near[0]}?" if near else ""
-    return f"{group}={name}: there is no such file in conf/{group}. There are {', '.join(choices)}{hint}"
+    group, name = listed.group(1), wanted.removeprefix(listed.group(1) + "/")
+    choices = [choice for choice in listed.group(2).split() if not choice.startswith("_")]  # _base: a part of others
+    near = [choice for choice in choices if name and name in choice]
+    near += difflib.get_close_matches(name, choices, n=1)
+    asked, hint = f"{KEY_OF_GROUP.get(group, group)}={name}", f"; did you mean {near[0]}?" if near else ""
+    return f"{asked}: there is no such file in conf/{group}. There are {', '.join(choices)}{hint}"
 
 
 def unknown_key_message(key: str) -> str:

@@ -130,15 +130,53 @@ def test_each_of_these_problems_is_told_alone(place: Path, override: str) -> Non
         ("+nonsense=1", "unknown setting 'nonsense'"),
         ("phase1.steps=many", "phase1.steps=many: a value of type int"),
         ("masking.whole_word=perhaps", "masking.whole_word=perhaps: a value of type bool"),
-        ("optimizer=lamp", "lamb"),
-        ("hardware=tpu", "h200"),
-        ("~phase1.steps", "phase1.steps"),
-        ("phase1.steps=null", "phase1.steps"),
+        ("~phase1.steps", "~phase1.steps: a setting cannot be taken out"),
+        ("~nosuch", "unknown setting 'nosuch'"),
+        ("~finetune", "finetune.max_train_questions has no value: choose a file of conf/finetune"),
+        ("model.layers=???", "model.layers has no value"),
+        ("phase1.steps=null", "phase1.steps=null: a value is needed here"),
+        ("seed=", "seed=: a value of type int"),
+        ("seed", "seed: no value; a setting is written seed=value"),
+        ("=3", "=3: a setting is written key=value; the key is missing"),
+        ("+seed=3", "+seed: this setting exists; write it without the +"),
+        ("+model=mini", "model is chosen already"),
+        ("model=3", "takes the name of a file, as in model=large"),
+        ("phase@phase3=seq128", "phase@phase3: no such group; did you mean phase@phase1 or phase@phase2?"),
+        ("run.name=${nowhere}", "run.name refers to ${nowhere}, and there is no such setting"),
+        ("seed=0,1", "several values are for `bert-lamb sweep`"),
+        ("--seed=3", "settings are written without dashes, seed=3"),
+        ("-s", "-s: no such option"),
+        ("--config-name=other", "recipes are chosen by experiment=..."),
         ("phase1.steps=[", "phase1.steps=["),
+        ("run.name=it's", "stand in quotes of their own"),
+        ("run.name=a=b", "stand in quotes of their own"),
     ],
 )
 def test_misspelt_and_mistyped(command, override: str, message: str) -> None:
-    assert_one_message(command(override), message)
+    """One line, without Hydra's search path and keys of its own."""
+    outcome = command(override)
+    assert_one_message(outcome, message)
+    assert len(outcome.errors.splitlines()) == 1 or "these settings cannot run" in outcome.errors
+
+
+@pytest.mark.parametrize(
+    ("override", "asked", "nearest"),
+    [
+        ("optimizer=lam", "optimizer=lam", "did you mean lamb?"),
+        ("optimizer=adam", "optimizer=adam", "did you mean adamw?"),
+        ("experiment=bert_large", "experiment=bert_large", "did you mean bert_large_32k?"),
+        ("phase@phase1=seq12", "phase@phase1 or phase@phase2=seq12", "did you mean seq128?"),
+        ("hardware=tpu", "hardware=tpu", "did you mean cpu?"),
+        ("data=", "data=", "wikipedia_dump"),
+        ("data=/texts/corpus", "data=/texts/corpus", "wikipedia_dump"),
+        ("hydra/launcher=slurm", "hydra/launcher=slurm", "did you mean submitit_slurm?"),
+    ],
+)
+def test_a_choice_that_does_not_exist_ends_with_those_that_do(command, override: str, asked: str, nearest: str) -> None:
+    outcome = command(override)
+    assert_one_message(outcome, f"error: {asked}: there is no such file in conf/")
+    assert outcome.errors.endswith(f"{nearest}\n")
+    assert " _base" not in outcome.errors
 
 
 def damaged_store(folder: Path, how: str) -> None:
