@@ -95,7 +95,8 @@ def _about_a_value(text: str) -> str | None:
         return f"{key}=null: a value is needed here"
     if "missing mandatory value" in text.lower():
         group = key.partition(".")[0]
-        return f"{key} has no value: choose a file of conf/{GROUP_FOLDERS.get(group, group)}, or set {key}=value"
+        folder = GROUP_FOLDERS.get(group, group)  # which of several keys is named changes from run to run
+        return f"{group} lacks values: choose a file of conf/{folder}, or set each that is missing, as {key}=value"
     if found := re.search(r"Interpolation key '([^']+)' not found", text):
         return f"{key} refers to ${{{found.group(1)}}}, and there is no such setting"
     if re.search(r"\w+ is not a ListConfig", text):

@@ -132,8 +132,11 @@ def test_each_of_these_problems_is_told_alone(place: Path, override: str) -> Non
         ("masking.whole_word=perhaps", "masking.whole_word=perhaps: a value of type bool"),
         ("~phase1.steps", "~phase1.steps: a setting cannot be taken out"),
         ("~nosuch", "unknown setting 'nosuch'"),
-        ("~finetune", "finetune.max_train_questions has no value: choose a file of conf/finetune"),
-        ("model.layers=???", "model.layers has no value"),
+        ("~finetune", "finetune lacks values: choose a file of conf/finetune"),
+        (
+            "model.layers=???",
+            "model lacks values: choose a file of conf/model, or set each that is missing, as model.layers=value",
+        ),
         ("phase1.steps=null", "phase1.steps=null: a value is needed here"),
         ("seed=", "seed=: a value of type int"),
         ("seed", "seed: no value; a setting is written seed=value"),
