@@ -1,19 +1,13 @@
-"""Files that appear whole or not at all, their checksums, and locks. Imports nothing of ours."""
+"""Files that appear whole or not at all, and their checksums. Imports nothing of ours."""
 
 import errno
-import fcntl
 import hashlib
 import itertools
 import json
-import logging
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-log = logging.getLogger(__name__)
 
 CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)  # of folders, on some file systems
 
@@ -70,24 +64,6 @@ def write_json(path: Path, value: Any) -> None:
     """Writes a value as indented JSON, whole or not at all; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json_bytes(value))
-
-
-@contextmanager
-def one_at_a_time(lock: Path, work: str) -> Iterator[OSError | None]:
-    """Only one process does some work; the others wait, and say for what: "another process <work>".
-
-    A process that dies gives the lock back. Yields the error where the file system has no locks.
-    """
-    without_locks = None
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another process %s; waiting for it", work)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            without_locks = error
-        yield without_locks
 
 
 def drop_half_line(path: Path) -> None:

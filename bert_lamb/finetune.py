@@ -5,9 +5,10 @@ An arm with a result.json is skipped; one that was cut starts again.
 
 import logging
 
-from bert_lamb.parallel import inside_torchrun, run_device
-from bert_lamb.run import RunFolderError, StopRequest, keep_precision, open_run, verify_checkpoint
+from bert_lamb.parallel import is_rank, run_device
+from bert_lamb.run import ArmFolder, RunFolderError, held_run, keep_precision, verify_checkpoint
 from bert_lamb.settings import Settings, command
+from bert_lamb.signals import StopRequest
 from bert_lamb.tasks.squad_data import missing_files
 from bert_lamb.training.finetuning import arm_folder, load_squad, run_arm
 
@@ -17,30 +18,33 @@ log = logging.getLogger(__name__)
 def check(s: Settings) -> list[str]:
     """Problems that can be told before a file is read."""
     problems = missing_files(s.finetune)
-    if inside_torchrun():
-        problems.append("fine-tuning is one process on one device: start it without torchrun")
+    if is_rank():
+        problems.append("fine-tuning is one process on one device: start it without a launcher")
     return problems
 
 
 def finetune(s: Settings) -> None:
     """Says what will run, and trains the arms that have no result yet."""
-    folder, stop = open_run(s), StopRequest()
-    waiting = []
-    for arm in s.finetune.arms:
-        place = arm_folder(s, folder, arm)
-        if place.result() is not None:
-            if damaged := place.damaged():
-                raise RunFolderError(f"{place.path}: {'; '.join(damaged)}: remove the folder to fine-tune again")
-            log.info("squad %s is done already: %s", arm, place.path)
-            continue
-        if arm == "pretrained":
+    with held_run(s) as (folder, _):
+        waiting = [arm for arm in s.finetune.arms if not is_done(arm, arm_folder(s, folder, arm))]
+        if not waiting:
+            return
+        if "pretrained" in waiting:
             verify_checkpoint(folder.weights())  # before anything is spent on another arm
-        waiting.append((arm, place))
-    if waiting:
         keep_precision(s, folder, run_device(s.hardware))
-        squad = load_squad(s, folder)
-        for arm, place in waiting:
-            run_arm(s, folder, arm, place, squad, stop)
+        squad, stop = load_squad(s, folder), StopRequest()
+        for arm in waiting:
+            run_arm(s, folder, arm, arm_folder(s, folder, arm), squad, stop)
+
+
+def is_done(arm: str, place: ArmFolder) -> bool:
+    """Whether an arm has its result; RunFolderError where its files are not those that were written."""
+    if place.result() is None:
+        return False
+    if damaged := place.damaged():
+        raise RunFolderError(f"{place.path}: {'; '.join(damaged)}: remove the folder to fine-tune again")
+    log.info("squad %s is done already: %s", arm, place.path)
+    return True
 
 
 main = command(finetune, check=check)

@@ -12,13 +12,14 @@ from pathlib import Path
 from bert_lamb.errors import EXIT_STOPPED
 from bert_lamb.files import write_json
 from bert_lamb.optim import set_lr
-from bert_lamb.parallel import device_count, inside_torchrun, open_strategy, run_device, start_ranks
+from bert_lamb.parallel import device_count, is_rank, open_strategy, run_device, run_rank, start_ranks
 from bert_lamb.planning.cost import budget, budget_text, vocabulary_size
 from bert_lamb.planning.preflight import memory_warnings, preflight_problems, unused_devices
 from bert_lamb.planning.rates import measured_rates
-from bert_lamb.run import RunFolder, StepTotals, StopRequest, keep_precision, open_run
+from bert_lamb.run import RunFolder, StepTotals, held_run, keep_precision
 from bert_lamb.run.schedule import schedule
 from bert_lamb.settings import Settings, command, given_overrides
+from bert_lamb.signals import StopRequest
 from bert_lamb.training.assembly import Assembly
 from bert_lamb.training.fitting import explain_memory
 from bert_lamb.training.heldout import heldout_due, heldout_numbers
@@ -30,12 +31,24 @@ log = logging.getLogger(__name__)
 
 @command(check=preflight_problems)
 def main(s: Settings) -> None:
-    """Plans, opens the run folder and runs `pretrain` on every device."""
-    folder, devices = open_run(s), device_count(s.hardware)
-    if folder.phase_result(2):
-        log.info("pretraining is done already: %s", folder.path)
-        return
-    manifest, device = folder.manifest(), run_device(s.hardware)
+    """Opens the run folder, tells the plan and runs `pretrain` on every device."""
+    with held_run(s) as (folder, lock):
+        if folder.phase_result(2):
+            log.info("pretraining is done already: %s", folder.path)
+            return
+        devices = tell_plan(s, folder)
+        if devices == 1:
+            pretrain(folder)
+        elif code := start_ranks("bert_lamb.pretrain", folder.path, devices, lock):
+            sys.exit(code)
+        if not folder.phase_result(2):
+            log.info("stopped as asked; the same command goes on from the last checkpoint")
+            sys.exit(EXIT_STOPPED)
+
+
+def tell_plan(s: Settings, folder: RunFolder) -> int:
+    """Measures this machine, prints what the run will cost here and keeps it; returns the number of processes."""
+    manifest, device, devices = folder.manifest(), run_device(s.hardware), device_count(s.hardware)
     precision = keep_precision(s, folder, device)
     size = vocabulary_size(s, manifest)
     rates = measured_rates(s, devices, device, precision.name, size, folder.rates_file)
@@ -44,21 +57,14 @@ def main(s: Settings) -> None:
     for warning in [*unused_devices(s), *memory_warnings(s, plan)]:
         log.warning("  warning: %s", warning)
     write_json(folder.plan_file, plan.record() | {"overrides": given_overrides()})
-    with folder.held():
-        if devices == 1:
-            pretrain(folder)
-        elif code := start_ranks("bert_lamb.pretrain", folder.path, devices):
-            sys.exit(code)
-    if not folder.phase_result(2):
-        log.info("stopped as asked; the same command goes on from the last checkpoint")
-        sys.exit(EXIT_STOPPED)
+    return devices
 
 
 @explain_memory
 def pretrain(folder: RunFolder) -> None:
     """Every rank's program: both phases, step by step, from settings.yaml to result.json."""
     s = folder.settings()
-    strategy, stop = open_strategy(s.hardware), StopRequest()
+    strategy, stop = open_strategy(s.hardware, folder.stacks), StopRequest()
     run = Assembly(s, folder, strategy)
     origin = folder.origin()  # phases before that of another run's checkpoint are not this run's to do
     left = [n for n in (1, 2) if n >= (origin.phase if origin else 1) and not folder.phase_result(n)]
@@ -97,8 +103,7 @@ def pretrain(folder: RunFolder) -> None:
 
 
 if __name__ == "__main__":
-    if inside_torchrun():
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
-        pretrain(RunFolder(Path(sys.argv[1])))
+    if is_rank():
+        run_rank(lambda: pretrain(RunFolder(Path(sys.argv[1]))))
     else:
         main()

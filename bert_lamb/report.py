@@ -6,9 +6,10 @@ Reads the run folder only and writes report.md and figures into its report/; a c
 import sys
 from pathlib import Path
 
+from bert_lamb.errors import EXIT_USAGE, message_for_people
 from bert_lamb.files import write_whole
 from bert_lamb.reporting.figures import draw_figures
-from bert_lamb.reporting.read_run import ReportError, read_run
+from bert_lamb.reporting.read_run import read_run
 from bert_lamb.reporting.summary import summary
 from bert_lamb.reporting.text import report_text, verdict
 from bert_lamb.run import RunFolder, locate_run
@@ -46,8 +47,12 @@ def main() -> None:
         return
     try:
         report_folders(paths)
-    except ReportError as error:
-        sys.exit(f"error: {error}")
+    except Exception as error:
+        message = message_for_people(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 Goes on where it was cut, does nothing where the store is complete, rebuilds what is missing or damaged.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from bert_lamb.settings import DataSettings, Settings, command
 from data_prep.shards.folder import StoreFolder
 from data_prep.store.build import StoreBuild
 from data_prep.store.endings import worded_errors
+from data_prep.store.plan_file import one_command_completes
 
 
 @command(multirun=True)  # an array of independent tasks, each with its data.part
@@ -21,13 +23,16 @@ def main(s: Settings) -> None:
 def prepare(data: DataSettings, folder: Path) -> None:
     """Makes the token store in `folder`, whole, or the shards of one part of it."""
     build = StoreBuild(StoreFolder(folder), data)
-    if build.is_complete:
+    if build.is_complete:  # and maybe read-only
         build.check()
         return
-    build.plan()
-    build.vocabulary()
-    build.shards()
-    build.finish()
+    with one_command_completes(build.folder) if data.part is None else nullcontext():
+        if build.is_complete:  # by the command that this one waited for
+            return
+        build.plan()
+        build.vocabulary()
+        build.shards()
+        build.finish()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from bert_lamb.data.manifest import verify_store
 from bert_lamb.data.manifest_form import is_store_file
 from bert_lamb.data.store import StoreError, manifest_bytes
 from bert_lamb.data.vocabulary import VOCABULARY
-from bert_lamb.files import one_at_a_time
+from bert_lamb.locks import one_at_a_time
 
 log = logging.getLogger(__name__)
 

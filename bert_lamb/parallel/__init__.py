@@ -1,4 +1,15 @@
-from bert_lamb.parallel.launch import inside_torchrun, start_ranks
+from bert_lamb.parallel.launch import start_ranks
+from bert_lamb.parallel.rank import is_rank, run_rank
 from bert_lamb.parallel.strategy import Ddp, Single, device_count, open_strategy, run_device, use_cuda
 
-__all__ = ["Ddp", "Single", "device_count", "inside_torchrun", "open_strategy", "run_device", "start_ranks", "use_cuda"]
+__all__ = [
+    "Ddp",
+    "Single",
+    "device_count",
+    "is_rank",
+    "open_strategy",
+    "run_device",
+    "run_rank",
+    "start_ranks",
+    "use_cuda",
+]

@@ -1,39 +1,106 @@
-"""Starting one process a device with torchrun, from inside the command."""
+"""One process a device, started and watched by the command itself.
+
+Each process is told its place by variables that torch reads: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT.
+The command serves the store at that address, where the ranks meet. It ends when they have ended, and they end with it.
+"""
 
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
-import psutil
+from torch.distributed import TCPStore
+
+from bert_lamb.errors import EXIT_FAILED, EXIT_STOPPED
+from bert_lamb.parallel.rank import COMMAND_PIPE, claim_telling
+from bert_lamb.signals import on_stop_signals
+
+LOOK_S = 0.2  # seconds between two looks at the processes
+OTHERS_S = 10.0  # that the other ranks have to end by themselves once one has failed
 
 
-def inside_torchrun() -> bool:
-    """Whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def start_ranks(module: str, folder: Path, ranks: int) -> int:
+def start_ranks(module: str, folder: Path, ranks: int, keep: Sequence[int] = ()) -> int:
     """Runs `python -m module folder` as `ranks` processes of this machine and waits; returns the exit code.
 
-    SIGTERM and SIGINT go to the ranks themselves, which save and end well; torchrun would call that a failure.
+    Signals that ask to stop go on to the ranks, which save and end well. `keep` are descriptors of a lock, which the
+    ranks hold too: it is free when the last of them is gone. A rank that fails ends the others; it tells why itself,
+    unless it was killed.
     """
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1",
-        f"--nproc-per-node={ranks}", "--module", module, str(folder),
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(_threads_each(ranks)))}
-    process = subprocess.Popen(command, env=environment, start_new_session=True)  # Ctrl-C comes here alone
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    reading, writing = os.pipe()  # the end that is never written to closes with this process, however that dies
+    common = os.environ | {
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # torch's word for: rank 0 serves no store, there is one
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(_threads_each(ranks))),
+        COMMAND_PIPE: str(reading),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, str(folder)],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            pass_fds=(reading, *keep),
+            start_new_session=True,  # Ctrl-C comes here alone, and goes on to them once
+        )
+        for rank in range(ranks)
+    ]
+    os.close(reading)
 
-    def pass_on(number: int, _frame: object) -> None:
-        launcher = psutil.Process(process.pid)
-        for receiver in launcher.children() or [launcher]:
-            receiver.send_signal(number)
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        for process in processes:
+            process.send_signal(number)
 
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, pass_on)
-    return process.wait()
+    on_stop_signals(pass_on)
+    try:
+        failed = _first_failure(processes)
+        if failed is None:
+            return EXIT_STOPPED if any(p.returncode == EXIT_STOPPED for p in processes) else 0
+        return _tell(failed, processes[failed], ranks, store)
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
+        os.close(writing)
+
+
+def _first_failure(processes: Sequence[subprocess.Popen]) -> int | None:
+    """Waits for all; the rank that failed first, if one did. The others get some seconds to end by themselves: one of
+    them may be telling why."""
+    failed, deadline_s = None, float("inf")
+    while any(p.poll() is None for p in processes) and time.monotonic() < deadline_s:
+        if failed is None:
+            failed = _failed(processes)
+            deadline_s = float("inf") if failed is None else time.monotonic() + OTHERS_S
+            if failed is not None and processes[failed].returncode < 0:
+                return failed  # it was killed: the others can only wait for it
+        time.sleep(LOOK_S)
+    return _failed(processes) if failed is None else failed
+
+
+def _failed(processes: Sequence[subprocess.Popen]) -> int | None:
+    """The first rank that has ended badly; one that was killed before others, which only lost it."""
+    ended = [(rank, p.returncode) for rank, p in enumerate(processes) if p.poll() not in (None, 0, EXIT_STOPPED)]
+    return min(ended, key=lambda e: (e[1] >= 0, e[0]))[0] if ended else None
+
+
+def _tell(rank: int, process: subprocess.Popen, ranks: int, store: TCPStore) -> int:
+    code = process.returncode
+    if claim_telling(store):
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code} and no message"
+        memory = "; the system kills so when memory runs out (see dmesg)" if code == -signal.SIGKILL else ""
+        print(
+            f"error: rank {rank} of {ranks} (process {process.pid}) {how}{memory}. The others were ended; the same "
+            "command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+    return code if code > 0 else EXIT_FAILED
 
 
 def _threads_each(ranks: int) -> int:

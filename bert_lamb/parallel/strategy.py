@@ -4,13 +4,19 @@ Gradients are summed, never averaged: every rank divides its losses by the globa
 """
 
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bert_lamb.parallel.rank import LostRankError
+from bert_lamb.parallel.watch import Watch
 from bert_lamb.settings import HardwareSettings
 
 BUCKET_BYTES = 25 * 2**20  # as torch's DistributedDataParallel
@@ -46,6 +52,8 @@ class Ddp(Single):
     (torch's own wrapper reorders its buckets after the first step, which would change bits after a resume).
     """
 
+    watch: Watch | None = None  # None: a single rank has nobody to wait for
+
     def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
         bucket: list[Tensor] = []
         for p in parameters:
@@ -59,18 +67,33 @@ class Ddp(Single):
             self._reduce(bucket)
 
     def reduce_sums(self, sums: Tensor) -> Tensor:
-        dist.all_reduce(sums)
+        with self._exchange("a sum of counts"):
+            dist.all_reduce(sums)
+            if sums.is_cuda:  # the wait is here then and not where the sums are read
+                torch.cuda.synchronize(sums.device)
         return sums
 
     def barrier(self) -> None:
-        dist.barrier()
+        with self._exchange("a barrier"):
+            dist.barrier()
 
     def close(self) -> None:
+        if self.watch is not None:
+            self.watch.close()
         dist.destroy_process_group()
+
+    @contextmanager
+    def _exchange(self, what: str) -> Iterator[None]:
+        if self.watch is None:
+            yield
+        else:
+            with self.watch.exchange(what):
+                yield
 
     def _reduce(self, bucket: list[Tensor]) -> None:
         flat = torch.cat([g.flatten() for g in bucket])
-        dist.all_reduce(flat)
+        with self._exchange("a sum of gradients"):
+            dist.all_reduce(flat)
         for g, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
             g.copy_(part.view_as(g))
 
@@ -92,8 +115,12 @@ def device_count(hardware: HardwareSettings) -> int:
     return max(1, torch.cuda.device_count()) if use_cuda(hardware) and hardware.strategy != "single" else 1
 
 
-def open_strategy(hardware: HardwareSettings) -> Single:
-    """The strategy of this process: `ddp` where torchrun started several, else `single`."""
+def open_strategy(hardware: HardwareSettings, stacks: Path) -> Single:
+    """The strategy of this process: `ddp` where a launcher started several, else `single`.
+
+    Where a rank has to be waited for longer than `hardware.timeout_s`, all write down in the folder `stacks` where they
+    stand, and end.
+    """
     ranks, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if use_cuda(hardware) else torch.device("cpu")
     if device.type == "cuda":
@@ -102,5 +129,13 @@ def open_strategy(hardware: HardwareSettings) -> Single:
         return Single(device)
     if "RANK" not in os.environ:  # one process asked for as ddp: a group of its own
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Ddp(device, dist.get_rank(), dist.get_world_size())
+    rank = int(os.environ["RANK"])
+    timeout = timedelta(seconds=2 * hardware.timeout_s)  # torch's own, which names nobody, comes after ours
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    except RuntimeError as error:
+        raise LostRankError(
+            f"rank {rank} of {ranks} on {socket.gethostname()} did not meet the others at "
+            f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} ({str(error).splitlines()[0]})"
+        ) from error
+    return Ddp(device, rank, ranks, Watch(rank, ranks, hardware.timeout_s, stacks) if ranks > 1 else None)

@@ -15,6 +15,7 @@ from bert_lamb.run.folder import (
     RunFolder,
     RunFolderError,
     data_folder,
+    held_run,
     is_arm_result,
     is_event,
     is_phase_result,
@@ -34,7 +35,6 @@ from bert_lamb.run.retention import (
     rollback_target,
     step_of,
 )
-from bert_lamb.run.signals import StopRequest
 
 __all__ = [
     "ARM_FILES",
@@ -49,12 +49,12 @@ __all__ = [
     "RunFolder",
     "RunFolderError",
     "StepTotals",
-    "StopRequest",
     "TrainingStoppedError",
     "checkpoint_name",
     "damage",
     "data_folder",
     "find_origin",
+    "held_run",
     "is_arm_result",
     "is_event",
     "is_metrics_line",

@@ -7,7 +7,6 @@ runs/<experiment>-<recipe hash>/
   phase2/  the same       squad/<arm>-<hash>-seed0/  report/
 """
 
-import fcntl
 import json
 import re
 import time
@@ -23,6 +22,7 @@ from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.errors import UserError
 from bert_lamb.files import file_sha256, write_json, write_whole
 from bert_lamb.jsonfiles import clean_lines, object_or_aside, read_lines, read_object
+from bert_lamb.locks import sole_use
 from bert_lamb.run.origin import ORIGIN, Origin, OriginError, find_origin, read_origin
 from bert_lamb.settings import Settings, difference, read_settings, recipe, recipe_hash, settings_yaml
 
@@ -134,6 +134,11 @@ class RunFolder:
         return self.path / "events.jsonl"
 
     @property
+    def stacks(self) -> Path:
+        """Where each rank stood when one of them had hung."""
+        return self.path / "stacks"
+
+    @property
     def report(self) -> Path:
         return self.path / "report"
 
@@ -186,18 +191,6 @@ class RunFolder:
     def manifest(self) -> dict[str, Any]:
         """The copy of the data's manifest; StoreError where it must not be used."""
         return read_manifest_file(self.manifest_file)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keeps any other command from training in this folder; the lock ends with the process."""
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunFolderError(
-                    f"{self.path} is in use by another process: wait for it, stop it, or choose another run.name"
-                ) from None
-            yield
 
     def event(self, kind: str, **details: Any) -> None:
         """Appends to events.jsonl: starts, resumes, skips, whatever a report should tell."""
@@ -263,6 +256,18 @@ def locate_run(s: Settings) -> RunFolder:
     """The folder that belongs to these settings, whether it exists or not; needs prepared data."""
     name = s.run.name or f"{s.experiment}-{recipe_hash(recipe(s, _digest(s), _deciding(origin_of(s))))}"
     return RunFolder(Path(s.run.root) / name)
+
+
+@contextmanager
+def held_run(s: Settings) -> Iterator[tuple[RunFolder, tuple[int, ...]]]:
+    """`open_run`, with the folder kept from any other command, before anything is written into it.
+
+    Yields the descriptors of the lock too: a process that inherits them holds the folder as long as it lives.
+    """
+    path = locate_run(s).path
+    path.mkdir(parents=True, exist_ok=True)
+    with sole_use(path, "wait for it, stop it, or choose another run.name") as lock:
+        yield open_run(s), lock
 
 
 def open_run(s: Settings) -> RunFolder:

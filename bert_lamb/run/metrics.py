@@ -22,8 +22,8 @@ from bert_lamb.parallel import Single
 from bert_lamb.run.eta import TimeLeft
 from bert_lamb.run.folder import RunFolder
 from bert_lamb.run.progress import Progress
-from bert_lamb.run.signals import StopRequest
 from bert_lamb.settings import Settings
+from bert_lamb.signals import StopRequest
 from bert_lamb.words import duration
 
 log = logging.getLogger(__name__)

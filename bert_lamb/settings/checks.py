@@ -24,6 +24,7 @@ CHOICES = {
 }
 WHY_NOT = {"mps": " (Apple's GPUs are not supported; auto and cpu train on the processor)"}
 LEAST_LENGTH = 8  # [CLS] a [SEP] b [SEP] and something to mask
+LONGEST_WAIT_S = 1e7  # some months: beyond it torch's clocks overflow
 AT_LEAST = {  # key: smallest value that makes sense
     "model.layers": 1,
     "model.hidden": 1,
@@ -289,6 +290,8 @@ def _hardware(s: Settings) -> Iterator[str]:
     h = s.hardware
     if h.strategy == "single" and h.devices > 1:
         yield f"hardware.strategy=single with hardware.devices={h.devices}: choose ddp, or devices=1"
+    if not 0 < h.timeout_s <= LONGEST_WAIT_S:
+        yield f"hardware.timeout_s={h.timeout_s} is no time to wait: give seconds, 1800 for example"
     if h.peak_tflops is not None and not h.peak_tflops > 0:
         yield f"hardware.peak_tflops={h.peak_tflops} is no rate: give the maker's TFLOP/s, or null"
     for number in (1, 2):

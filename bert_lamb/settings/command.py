@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bert_lamb.errors import EXIT_USAGE, UserError
+from bert_lamb.errors import EXIT_USAGE, message_for_people
 from bert_lamb.settings.checks import SettingsError, setting_problems
 from bert_lamb.settings.messages import argument_problem, compose_message, unknown_key_message
 from bert_lamb.settings.schema import Settings
@@ -112,8 +112,10 @@ def command(
         try:
             settings: Settings = OmegaConf.to_object(config) if not checked else to_settings(config, check)  # type: ignore[assignment]
             stage(dataclasses.replace(settings, sources=sources_with(settings.sources, given_overrides())))
-        except (UserError, OmegaConfBaseException) as error:
-            message = str(error) if isinstance(error, UserError) else compose_message(error)
+        except Exception as error:
+            message = compose_message(error) if isinstance(error, OmegaConfBaseException) else message_for_people(error)
+            if message is None:
+                raise
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise TaskError(message) from error
             sys.exit(_fail(message))  # here, since Hydra would print a line of its own first

@@ -182,6 +182,7 @@ class HardwareSettings:
     local_data: str | None = (
         MISSING  # folder on each node's own disk that prepared data is copied to; null: read in place
     )
+    timeout_s: float = MISSING  # seconds that a process may wait for another one; then all end, and that one is named
     prefetch: int = MISSING  # micro-batches made ahead by the loader's thread
     peak_tflops: float | None = MISSING  # a device's dense matrix rate as its maker gives it, for MFU; null: not told
     measured: str | None = MISSING  # file of `make bench-gpu`, for the plan's hours; null: assumed_tflops

@@ -32,12 +32,12 @@ from bert_lamb.run import (
     RESULT,
     ArmFolder,
     RunFolder,
-    StopRequest,
     TrainingStoppedError,
     data_folder,
     run_precision,
 )
 from bert_lamb.settings import Settings, finetune_recipe, recipe_hash, settings_yaml
+from bert_lamb.signals import StopRequest
 from bert_lamb.tasks.squad_data import (
     Question,
     SquadError,

@@ -12,7 +12,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from bert_lamb.files import one_at_a_time, write_whole
+from bert_lamb.files import write_whole
+from bert_lamb.locks import one_at_a_time
 from bert_lamb.settings import DataSettings
 from data_prep.reading.slices import Piece, Plan, PlannedFile, Slice, as_slices, plan_files
 from data_prep.reading.sources import SourceFile
@@ -20,6 +21,16 @@ from data_prep.shards.folder import StoreFolder
 
 log = logging.getLogger(__name__)
 State = tuple[int, int] | None  # of a file: bytes and time of change; None: generated, hence always read
+
+
+@contextmanager
+def one_command_completes(folder: StoreFolder) -> Iterator[None]:
+    """Only one command makes what is missing of a whole store; a second one waits and finds it complete."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(folder.path / ".lock", f"prepares {folder.path}") as without_locks:
+        if without_locks:
+            log.warning("no file locks in %s (%s): start one `prepare` at a time", folder.path, without_locks.strerror)
+        yield
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def reduced_gradient(
 
 def main() -> None:
     folder, results = RunFolder(Path(sys.argv[1])), Path(sys.argv[2])
-    strategy = open_strategy(folder.settings().hardware)
+    strategy = open_strategy(folder.settings().hardware, folder.stacks)
     strategy_module.BUCKET_BYTES = 20_000  # several buckets, the last one not full
     for budget in map(int, sys.argv[3:]):
         gradient = reduced_gradient(folder, strategy, budget)

@@ -35,7 +35,7 @@ def pretrain_for(folder: RunFolder, steps: int, strategy: Single | None = None) 
 
 def main() -> None:
     jobs = [(RunFolder(Path(path)), int(steps)) for path, _, steps in (a.rpartition(":") for a in sys.argv[1:])]
-    strategy = open_strategy(jobs[0][0].settings().hardware)
+    strategy = open_strategy(jobs[0][0].settings().hardware, jobs[0][0].stacks)
     with mock.patch.object(type(strategy), "close", return_value=None):
         for folder, steps in jobs:
             pretrain_for(folder, steps, strategy)

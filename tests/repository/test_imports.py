@@ -12,7 +12,7 @@ PACKAGES = ("bert_lamb", "data_prep")
 LONGEST = 320  # lines of a file
 
 COMMANDS = "pretrain finetune evaluate report report_data plan sweep verify rehearse cli"
-GROUND = "batch checksums errors files hashing jsonfiles machine words"
+GROUND = "batch checksums errors files hashing jsonfiles locks machine signals words"
 TOOLS = "data model parallel hardware"
 RECORDS = "run tasks"
 ROOMS = "training planning reporting"

@@ -1,0 +1,171 @@
+"""One process at a time: locks that end with their process. Imports nothing of ours but errors.
+
+Where a file system has no locks, a lease stands in their place: a file that its owner renews, and that counts no more
+once it has not been renewed for some time.
+"""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bert_lamb.errors import EXIT_USAGE, UserError
+
+log = logging.getLogger(__name__)
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)  # of flock, by file system
+RENEW_S = 5.0  # seconds between renewals of a lease
+LEASE_S = 60.0  # a lease that is older has lost its owner; ours, many times what a busy file server delays
+
+
+class InUseError(UserError):
+    """Another process works in the folder."""
+
+
+class NoLocksError(OSError):
+    """The file system has no locks."""
+
+
+@contextmanager
+def sole_use(folder: Path, way_out: str) -> Iterator[tuple[int, ...]]:
+    """Keeps every other process out of a folder. Yields the descriptors that hold it, for processes that share it:
+    one that inherits them keeps the folder as long as it lives.
+
+    Raises InUseError, which ends with `way_out`, where another process has the folder.
+    """
+    try:
+        descriptor = _take(folder / ".lock", wait=False)
+    except BlockingIOError:
+        raise InUseError(f"{folder} is in use by another process: {way_out}") from None
+    except NoLocksError as error:
+        log.warning("no file locks in %s (%s): a lease, %s, keeps others out", folder, error.strerror, _lease(folder))
+        with _leased(folder, way_out):
+            yield ()
+        return
+    try:
+        yield (descriptor,)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def one_at_a_time(lock: Path, work: str) -> Iterator[OSError | None]:
+    """Only one process does some work; the others wait, and say for what: "another process <work>".
+
+    A process that dies gives the lock back. Yields the error where the file system has no locks.
+    """
+    try:
+        try:
+            descriptor = _take(lock, wait=False)
+        except BlockingIOError:
+            log.info("another process %s; waiting for it", work)
+            descriptor = _take(lock, wait=True)
+    except NoLocksError as error:
+        yield error
+        return
+    try:
+        yield None
+    finally:
+        os.close(descriptor)
+
+
+def _take(path: Path, wait: bool) -> int:
+    """The descriptor that holds a lock file. A link in its place, maybe another user's, is not followed."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path} is a link, and a lock is never one: remove it") from error
+        raise
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BaseException as error:
+        os.close(descriptor)
+        if isinstance(error, OSError) and error.errno in NO_LOCKS:
+            raise NoLocksError(error.errno, error.strerror, str(path)) from error
+        raise
+    return descriptor
+
+
+def _lease(folder: Path) -> Path:
+    return folder / ".lease"
+
+
+@contextmanager
+def _leased(folder: Path, way_out: str) -> Iterator[None]:
+    """Holds a folder by a file that a thread renews."""
+    path, mine = _lease(folder), secrets.token_hex(8)
+    about = json.dumps({"owner": mine, "host": socket.gethostname(), "process": os.getpid()}).encode()
+    while True:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        except FileExistsError:
+            age_s = _age_s(path)
+            if age_s is not None and age_s < LEASE_S:
+                raise InUseError(
+                    f"{folder} is in use by {_owner(path)}, last seen {age_s:.0f} s ago; a process that was killed "
+                    f"loses it after {LEASE_S:.0f} s: {way_out}"
+                ) from None
+            with suppress(FileNotFoundError):  # two that find it too old: the one that makes the new file wins
+                path.rename(path.with_name(f".lease-lost-{mine}"))
+                path.with_name(f".lease-lost-{mine}").unlink()
+            continue
+        os.write(descriptor, about)
+        os.close(descriptor)
+        break
+    ended = threading.Event()
+    thread = threading.Thread(target=_renew, args=(path, mine, ended), name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if _is_of(path, mine):
+            path.unlink()
+
+
+def _renew(path: Path, mine: str, ended: threading.Event) -> None:
+    """Says every few seconds that the owner lives; ends the process where another one has taken the lease meanwhile."""
+    while not ended.wait(RENEW_S):
+        if not _is_of(path, mine):
+            log.error("error: this process slept too long: its lease %s is another's now; it ends, unsaved", path)
+            os._exit(EXIT_USAGE)
+        with suppress(OSError):
+            os.utime(path)
+
+
+def _is_of(path: Path, mine: str) -> bool:
+    try:
+        return mine in path.read_text()
+    except FileNotFoundError:
+        return False
+    except OSError:  # a file server that does not answer for a moment is no other owner
+        return True
+
+
+def _age_s(path: Path) -> float | None:
+    """Seconds since a lease was renewed, by the clock of its file system; None where it is gone."""
+    probe = path.with_name(f".lease-{secrets.token_hex(8)}")
+    try:
+        probe.touch()
+        return max(0.0, probe.stat().st_mtime - path.stat().st_mtime)
+    except FileNotFoundError:
+        return None
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _owner(path: Path) -> str:
+    try:
+        about = json.loads(path.read_text())
+        return f"process {about['process']} of {about['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
