@@ -49,7 +49,7 @@ def message_for_people(error: BaseException) -> str | None:
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _number(error: BaseException) -> int | None:

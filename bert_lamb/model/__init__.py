@@ -7,6 +7,7 @@ from bert_lamb.model.build import (
     load_weights,
     misfits,
     named_tensors,
+    save_tensors,
     save_weights,
     tensor_shapes,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "named_tensors",
     "parameter_count",
     "pretraining_losses",
+    "save_tensors",
     "save_weights",
     "takes_varlen",
     "tensor_shapes",

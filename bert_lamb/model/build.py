@@ -92,9 +92,17 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def save_weights(bert: BertForPreTraining, folder: Path) -> None:
     """model.safetensors and config.json: `BertForPreTraining.from_pretrained(folder)` gives equal logits."""
     tensors = {name: t.cpu().contiguous() for name, t in named_tensors(bert).items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(tensors, folder / WEIGHTS)
     config = bert.config.to_dict() | {"architectures": ["BertForPreTraining"], "dtype": str(_dtype(bert))[6:]}
     (folder / CONFIG).write_text(BertConfig.from_dict(config).to_json_string())
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """A safetensors file, as transformers opens it; an error of the disk names the file."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def load_weights(bert: torch.nn.Module, folder: Path) -> None:

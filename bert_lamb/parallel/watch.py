@@ -1,8 +1,8 @@
 """A rank that hangs: noticed by those that wait for it, named, and ended with all the others.
 
-Each rank has a thread that tells the others, in the store where they met, how many exchanges it has finished and where
-its program stands. A rank that has waited in one exchange for `hardware.timeout_s` reads what the others told: who has
-finished fewer exchanges is who it waits for.
+Each rank has a thread that tells the others, in the store where they met, how many exchanges it has begun and where its
+program stands. A rank that has waited in one exchange for `hardware.timeout_s` reads what the others told: it waits for
+those that have begun fewer.
 """
 
 import faulthandler
@@ -36,7 +36,7 @@ class Watch:
     def __init__(self, rank: int, ranks: int, timeout_s: float, stacks: Path) -> None:
         self._rank, self._ranks, self._timeout_s, self._stacks = rank, ranks, timeout_s, stacks
         self._look_s = min(MOST_LOOK_S, timeout_s / LOOKS)
-        self._finished = 0  # exchanges
+        self._begun = 0  # exchanges
         self._waiting: tuple[str, float] | None = None  # for which exchange, since when
         self._looks = 0
         self._ended = threading.Event()
@@ -47,6 +47,7 @@ class Watch:
     @contextmanager
     def exchange(self, what: str) -> Iterator[None]:
         """One exchange that every rank takes part in; LostRankError where it breaks off."""
+        self._begun += 1
         self._waiting = what, time.monotonic()
         try:
             yield
@@ -55,7 +56,6 @@ class Watch:
                 f"rank {self._rank} of {self._ranks} on {socket.gethostname()} lost another rank in {what} "
                 f"({str(error).splitlines()[0]}): see the output of the other ranks"
             ) from error
-        self._finished += 1
         self._waiting = None
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class Watch:
         leave(EXIT_FAILED)
 
     def _message(self, what: str, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> str:
-        behind = [rank for rank, place in enumerate(before) if place.get("finished", -1) < self._finished]
+        behind = [rank for rank, place in enumerate(before) if place.get("begun", 0) < self._begun]
         names = [
             f"rank {rank} of {self._ranks} ({_where(before[rank])}"
             + ("; its process does not answer)" if after[rank].get("looks") == before[rank].get("looks") else ")")
@@ -104,7 +104,7 @@ class Watch:
 
     def _place(self) -> dict[str, Any]:
         return {
-            "finished": self._finished,
+            "begun": self._begun,
             "looks": self._looks,
             "host": socket.gethostname(),
             "process": os.getpid(),

@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import BertForPreTraining
 
 from bert_lamb.checksums import SUMS, SumsError, changed_files, read_sums, write_sums
 from bert_lamb.errors import UserError
-from bert_lamb.model import load_weights, save_weights
+from bert_lamb.model import load_weights, save_tensors, save_weights
 from bert_lamb.run.progress import STATE, Progress, ProgressError, read_progress
 from bert_lamb.run.retention import (
     being_written,
@@ -59,7 +59,7 @@ def save_checkpoint(
     aside = being_written(final)
     aside.mkdir(parents=True)
     save_weights(bert, aside)
-    save_file(_optimizer_tensors(bert, optimizer), aside / MOMENTS)
+    save_tensors(_optimizer_tensors(bert, optimizer), aside / MOMENTS)
     (aside / STATE).write_text(json.dumps(asdict(progress), indent=1) + "\n")
     write_sums(aside, FILES)
     publish(aside, final)

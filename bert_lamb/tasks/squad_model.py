@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import BertConfig, BertForQuestionAnswering
 
+from bert_lamb.model import save_tensors
 from bert_lamb.tasks.squad_data import SquadBatch, SquadError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # the names that transformers looks for
@@ -62,7 +63,7 @@ def span_loss(start_BT: Tensor, end_BT: Tensor, answer_B2: Tensor) -> Tensor:
 def save_span_model(model: BertForQuestionAnswering, folder: Path) -> None:
     """model.safetensors and config.json: `BertForQuestionAnswering.from_pretrained(folder)` opens them."""
     tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(tensors, folder / WEIGHTS)
     about = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": str(model.dtype)[6:]}
     (folder / CONFIG).write_text(BertConfig.from_dict(about).to_json_string())
 

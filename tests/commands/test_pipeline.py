@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from tools import ROOT
 
-from bert_lamb.run import RunFolder
-
 SMALL = [
     "data.articles=120", "data.books=2", "data.vocab_size=400", "data.passes=1", "data.seq_lens=[64,128]",
     "data.heldout_share=0.1", "data.shard_mib=1", "model.hidden=32", "model.intermediate=64", "model.max_positions=192",
@@ -92,15 +90,3 @@ def test_sweep_gives_a_run_a_trial_several_ranks_each(chain, tmp_path):
     again = run("bert_lamb.sweep", tmp_path, *sweep)
     assert again.returncode == 0
     assert (again.stdout + again.stderr).count("pretraining is done already") == 2
-
-
-def test_a_run_folder_is_held_by_one_process(chain):
-    folder, _ = chain
-    run_folder = next(p for p in (folder / "runs").iterdir() if p.is_dir())
-    holder = "import sys; from pathlib import Path; from bert_lamb.run import RunFolder, RunFolderError\n"
-    holder += "try:\n  with RunFolder(Path(sys.argv[1])).held(): print('held')\nexcept RunFolderError as e: print(e)"
-    command = [sys.executable, "-c", holder, str(run_folder)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with RunFolder(run_folder).held():
-        assert "is in use by another process" in subprocess.check_output(command, env=environment, text=True)
-    assert subprocess.check_output(command, env=environment, text=True) == "held\n"
