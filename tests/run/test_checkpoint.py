@@ -127,7 +127,7 @@ def test_a_cut_while_saving_leaves_the_one_before(two: tuple[Path, Path], where:
     target = {
         "the rename": "pathlib.Path.replace",
         "the checksums": "bert_lamb.checksums.file_sha256",
-        "the moments": "bert_lamb.run.checkpoint.save_file",
+        "the moments": "bert_lamb.run.checkpoint.save_tensors",
     }[where]
     with mock.patch(target, side_effect=OSError("no space left on device")), pytest.raises(OSError, match="no space"):
         save_checkpoint(last.parent, *trained(), Progress(1, 9), 2)
