@@ -5,6 +5,7 @@ An arm with a result.json is skipped; one that was cut starts again.
 
 import logging
 
+from bert_lamb.hardware import wait_passively_if_busy
 from bert_lamb.parallel import is_rank, run_device
 from bert_lamb.run import ArmFolder, RunFolderError, held_run, keep_precision, verify_checkpoint
 from bert_lamb.settings import Settings, command
@@ -50,4 +51,5 @@ def is_done(arm: str, place: ArmFolder) -> bool:
 main = command(finetune, check=check)
 
 if __name__ == "__main__":
+    wait_passively_if_busy()
     main()

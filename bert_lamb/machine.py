@@ -23,6 +23,7 @@ def machine_record(device: torch.device, ranks: int) -> dict[str, Any]:
         "ranks": ranks,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "wait_policy": os.environ.get("OMP_WAIT_POLICY"),  # of these threads; None: the runtime's own, they spin
         "versions": {library: _version(library) for library in LIBRARIES},
         **_commit(),
     }

@@ -4,7 +4,7 @@ from typing import Any
 
 from bert_lamb.data.manifest import read_manifest
 from bert_lamb.data.store import StoreError
-from bert_lamb.hardware import choose_precision
+from bert_lamb.hardware import choose_precision, wait_passively_if_busy
 from bert_lamb.optim import LARS, PRESETS
 from bert_lamb.parallel import device_count, run_device
 from bert_lamb.planning.cost import budget, budget_text, vocabulary_size
@@ -56,4 +56,5 @@ def _shown(s: Settings, name: str, value: Any) -> str:
 
 
 if __name__ == "__main__":
+    wait_passively_if_busy()
     main()

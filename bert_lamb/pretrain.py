@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bert_lamb.errors import EXIT_STOPPED
 from bert_lamb.files import write_json
+from bert_lamb.hardware import wait_passively_if_busy
 from bert_lamb.optim import set_lr
 from bert_lamb.parallel import device_count, is_rank, open_strategy, run_device, run_rank, start_ranks
 from bert_lamb.planning.cost import budget, budget_text, vocabulary_size
@@ -106,4 +107,5 @@ if __name__ == "__main__":
     if is_rank():
         run_rank(lambda: pretrain(RunFolder(Path(sys.argv[1]))))
     else:
+        wait_passively_if_busy()
         main()

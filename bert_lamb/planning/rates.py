@@ -15,6 +15,7 @@ import torch
 from bert_lamb.data.planner import MODEST_TOKENS, known_tokens, most_sequences
 from bert_lamb.data.random_batch import random_batch
 from bert_lamb.files import write_json
+from bert_lamb.hardware import BUSY_CORES, taken_by_others
 from bert_lamb.machine import device_name
 from bert_lamb.model import build_bert, pretraining_losses, training_flops
 from bert_lamb.settings import Settings, recipe_hash
@@ -31,21 +32,27 @@ def measured_rates(
 ) -> Rates:
     """The rates of both phases; {} where the settings name a measurement, or the device is not in this machine.
 
-    What an earlier start measured in the same way is read from the file `kept`, and what is new is added to it.
+    What an earlier start measured in the same way is read from the file `kept`, and what is new is added to it, unless
+    the machine is busy with other programs just now.
     """
     if s.hardware.measured or (device.type == "cuda" and not torch.cuda.device_count()):
         return {}
     known: dict[str, float] = json.loads(kept.read_text()) if kept and kept.is_file() else {}
     keys = {number: _key(s, number, devices, device, precision, vocab_size) for number in (1, 2)}
-    found = dict(known)
-    for number, key in keys.items():
-        if key not in found:
-            found[key] = device_tflops(s, number, device, precision, vocab_size)
-            if device.type == "cpu":  # its cores are shared out
-                found[key] /= devices
-    if kept and found != known:
-        write_json(kept, found)
-    return {number: (found[key], WORDS) for number, key in keys.items()}
+    if {*keys.values()} <= {*known}:
+        return {number: (known[key], WORDS) for number, key in keys.items()}
+    others = taken_by_others() if device.type == "cpu" else 0.0
+    shared_by = devices if device.type == "cpu" else 1  # a CPU's cores are shared out
+    found = {
+        key: device_tflops(s, number, device, precision, vocab_size) / shared_by
+        for number, key in keys.items()
+        if key not in known
+    }
+    busy = others >= BUSY_CORES
+    if kept and not busy:  # else it is of no use to a later start
+        write_json(kept, known | found)
+    words = f"{WORDS}, while other programs took {others:.1f} cores" if busy else WORDS
+    return {number: (found[key], words) if key in found else (known[key], WORDS) for number, key in keys.items()}
 
 
 def device_tflops(s: Settings, number: int, device: torch.device, precision: str, vocab_size: int) -> float:

@@ -20,6 +20,12 @@ from bert_lamb.settings import compose_settings
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else this machine does while it tests."""
+    monkeypatch.setattr(rates, "taken_by_others", lambda: 0.0)
+
+
 def test_hours_follow_from_the_measured_rates(place: Path) -> None:
     s = tiny(place)
     plan = budget(s, 2, BF16, None, {1: (0.5, WORDS), 2: (0.25, WORDS)})
@@ -67,6 +73,20 @@ def test_what_was_measured_is_kept_for_the_same_machine_and_shape(
     monkeypatch.setattr(rates, "device_name", lambda device: "another CPU")
     assert measured_rates(s, 2, CPU, "fp32", 120, kept) == {1: (0.15, WORDS), 2: (0.2, WORDS)}, "half the cores each"
     assert len(json.loads(kept.read_text())) == 4
+
+
+def test_what_was_measured_beside_other_programs_is_said_and_not_kept(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, s = tmp_path / "rates.json", tiny(place)
+    monkeypatch.setattr(rates, "device_tflops", lambda *_: 0.1)
+    monkeypatch.setattr(rates, "taken_by_others", lambda: 1.3)
+    for _, words in measured_rates(s, 1, CPU, "fp32", 120, kept).values():
+        assert words == f"{WORDS}, while other programs took 1.3 cores"
+    assert not kept.exists()
+    monkeypatch.setattr(rates, "taken_by_others", lambda: 0.1)
+    assert measured_rates(s, 1, CPU, "fp32", 120, kept) == {1: (0.1, WORDS), 2: (0.1, WORDS)}
+    assert kept.exists()
 
 
 def test_another_machine_is_not_measured_here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
