@@ -35,5 +35,7 @@ def times_read(passes: float) -> str:
 
 def rate_words(phases: Sequence[dict[str, Any]]) -> str:
     """The rates that a plan's hours are computed from, as plan.json holds them."""
-    rates = dict.fromkeys((f"{p['tflops']:.3g} TFLOP/s a device", p["tflops_from"]) for p in phases)
-    return "; ".join(f"{rate} ({source})" for rate, source in rates)
+    sources: dict[str, dict[str, None]] = {}
+    for p in phases:
+        sources.setdefault(p["tflops_from"], {})[f"{p['tflops']:.3g}"] = None
+    return "; ".join(f"{' and '.join(rates)} TFLOP/s a device ({source})" for source, rates in sources.items())

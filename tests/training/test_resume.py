@@ -16,9 +16,10 @@ import pytest
 import torch
 from ranks.pretrain import pretrain_for
 from safetensors.torch import load_file
-from tools import RANKS, assert_same_bits, environment, fresh, losses_of, prepared, tiny_overrides, torchrun
+from tools import RANKS, assert_same_bits, composed, environment, fresh, losses_of, prepared, tiny_overrides, torchrun
 
 from bert_lamb.errors import EXIT_STOPPED
+from bert_lamb.hardware import choose_precision
 from bert_lamb.optim import has_compiler
 from bert_lamb.pretrain import pretrain
 from bert_lamb.run import RunFolder, list_checkpoints, open_run
@@ -82,12 +83,13 @@ def two_threads() -> Iterator[None]:
     "compiled", [pytest.param("on", marks=pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")), "off"]
 )
 def test_several_threads(tmp_path: Path, compiled: str) -> None:
-    """Sums come in any order there, the compiler's above all, unless torch is told not to."""
+    """Sums come in any order there, the compiler's above all, unless torch is told not to. Compiled, in the precision
+    that this machine chooses for the embedded corpus' model."""
+    precision = choose_precision("auto", torch.device("cpu"), composed().model).name if compiled == "on" else "fp32"
     overrides = (
         "data.seq_lens=[32]", "phase2.seq_len=32", "hardware=auto", "hardware.device=cpu",
-        "hardware.precision=fp32",
-               f"hardware.compile={compiled}", "hardware.micro_batch_tokens=2048", "phase1.global_batch=128",
-        "phase2.global_batch=128",
+        f"hardware.precision={precision}", f"hardware.compile={compiled}", "hardware.micro_batch_tokens=2048",
+        "phase1.global_batch=128", "phase2.global_batch=128",
     )  # fmt: skip
     uncut, cut = (
         open_run(prepared(tmp_path, *overrides, f"run.name={name}", seq_lens=(32,))) for name in ("uncut", "cut")
