@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from tools import make_store
 
 from bert_lamb.training.repeatable import set_deterministic
 from data_prep.prepare import prepare
+
+# A shell starts background jobs with Ctrl-C ignored, and so would be every program that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
