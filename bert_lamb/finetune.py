@@ -7,7 +7,7 @@ import logging
 
 from bert_lamb.hardware import wait_passively_if_busy
 from bert_lamb.parallel import is_rank, run_device
-from bert_lamb.run import ArmFolder, RunFolderError, held_run, keep_precision, verify_checkpoint
+from bert_lamb.run import ArmFolder, RunFolderError, held_run, machine_precision, verify_checkpoint
 from bert_lamb.settings import Settings, command
 from bert_lamb.signals import StopRequest
 from bert_lamb.tasks.squad_data import missing_files
@@ -32,10 +32,10 @@ def finetune(s: Settings) -> None:
             return
         if "pretrained" in waiting:
             verify_checkpoint(folder.weights())  # before anything is spent on another arm
-        keep_precision(s, folder, run_device(s.hardware))
+        precision = machine_precision(s, folder, run_device(s.hardware)).name
         squad, stop = load_squad(s, folder), StopRequest()
         for arm in waiting:
-            run_arm(s, folder, arm, arm_folder(s, folder, arm), squad, stop)
+            run_arm(s, folder, arm, arm_folder(s, folder, arm), squad, precision, stop)
 
 
 def is_done(arm: str, place: ArmFolder) -> bool:

@@ -97,6 +97,7 @@ def pretrain(folder: RunFolder) -> None:
             elif checkpoints.due(progress) or totals.stop:
                 checkpoints.save(progress)
             if totals.stop:
+                checkpoints.stopped(progress)
                 return run.close()
         metrics.close()
         checkpoints.finish(progress)

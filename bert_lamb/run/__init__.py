@@ -25,7 +25,7 @@ from bert_lamb.run.folder import (
 )
 from bert_lamb.run.metrics import Dashboard, MetricsLog, StepTotals, TrainingStoppedError, is_metrics_line, last_line
 from bert_lamb.run.origin import Origin, OriginError, find_origin, run_of
-from bert_lamb.run.precision import keep_precision, precision_here, run_precision
+from bert_lamb.run.precision import keep_precision, machine_precision, precision_here, run_precision
 from bert_lamb.run.progress import Progress, read_progress
 from bert_lamb.run.retention import (
     checkpoint_name,
@@ -35,6 +35,7 @@ from bert_lamb.run.retention import (
     rollback_target,
     step_of,
 )
+from bert_lamb.run.starts import Part, differences, how_computed, last_how, parts, precisions
 
 __all__ = [
     "ARM_FILES",
@@ -45,6 +46,7 @@ __all__ = [
     "MetricsLog",
     "Origin",
     "OriginError",
+    "Part",
     "Progress",
     "RunFolder",
     "RunFolderError",
@@ -53,23 +55,29 @@ __all__ = [
     "checkpoint_name",
     "damage",
     "data_folder",
+    "differences",
     "find_origin",
     "held_run",
+    "how_computed",
     "is_arm_result",
     "is_event",
     "is_metrics_line",
     "is_phase_result",
     "keep_aside",
     "keep_precision",
+    "last_how",
     "last_line",
     "list_checkpoints",
     "load_checkpoint",
     "locate_run",
+    "machine_precision",
     "newest_quiet",
     "newest_whole",
     "open_run",
     "origin_of",
+    "parts",
     "precision_here",
+    "precisions",
     "read_progress",
     "restart_bias_correction",
     "rollback_target",

@@ -1,7 +1,6 @@
 """The precision of a run: chosen once by the command, kept in the run folder, read there by every rank."""
 
 import json
-import logging
 
 import torch
 
@@ -9,30 +8,39 @@ from bert_lamb.files import write_json
 from bert_lamb.hardware import Precision, choose_precision
 from bert_lamb.machine import device_name
 from bert_lamb.run.folder import RunFolder, RunFolderError
+from bert_lamb.run.starts import last_how
 from bert_lamb.settings import Settings
 
-log = logging.getLogger(__name__)
 
-
-def precision_here(s: Settings, folder: RunFolder, device: torch.device) -> Precision:
-    """What the run would use on this machine: what it used here before, else what suits the machine; writes nothing."""
-    before = _kept(folder)
-    elsewhere = device.type == "cuda" and not torch.cuda.device_count()
-    if s.hardware.precision == "auto" and before and not elsewhere and before.device == device_name(device):
-        return before
+def machine_precision(s: Settings, folder: RunFolder, device: torch.device) -> Precision:
+    """What suits this machine: for `auto` what was chosen on it before, else what is faster here."""
+    kept, elsewhere = _kept(folder), device.type == "cuda" and not torch.cuda.device_count()
+    if s.hardware.precision == "auto" and kept and not elsewhere and kept.device == device_name(device):
+        return kept
     return choose_precision(s.hardware.precision, device, s.model)
 
 
+def precision_here(s: Settings, folder: RunFolder, device: torch.device) -> Precision:
+    """What pretraining would use on this machine: for `auto` what the run's steps so far were computed in, if any."""
+    before = last_how(folder)
+    if s.hardware.precision == "auto" and before and "precision" in before:
+        return Precision(before["precision"], device_name(device), "as in this run's steps so far")
+    return machine_precision(s, folder, device)
+
+
 def keep_precision(s: Settings, folder: RunFolder, device: torch.device) -> Precision:
-    """`precision_here`, written down for the ranks; a warning where the run used another one on another machine."""
-    before, now = _kept(folder), precision_here(s, folder, device)
-    if s.hardware.precision != "auto":
-        return now
-    if before and before.name != now.name:
-        log.warning(
-            "  this run used %s on %s and goes on in %s on %s (%s); hardware.precision=%s would keep it as it was",
-            before.name, before.device, now.name, now.device, now.why, before.name,
-        )  # fmt: skip
+    """`precision_here`, written down for the ranks.
+
+    Raises RunFolderError where the settings name another one than the run's steps so far have, unless
+    run.allow_change says that a run of two precisions is meant.
+    """
+    now, before = precision_here(s, folder, device), last_how(folder)
+    if before and before.get("precision", now.name) != now.name and not s.run.allow_change:
+        raise RunFolderError(
+            f"hardware.precision={now.name}, and the steps of {folder.path} so far were computed in "
+            f"{before['precision']}: leave hardware.precision at auto to go on as it was, choose another run.name, or "
+            "set run.allow_change=true; the report then gives both parts"
+        )
     write_json(folder.precision_file, now.record())
     return now
 

@@ -196,6 +196,7 @@ class RunSettings:
     root: str = MISSING  # folder of all run folders
     name: str | None = None  # folder below root; null: <experiment>-<recipe hash>
     from_checkpoint: str | None = None  # another run's checkpoint folder, to start from its weights, moments and step
+    allow_change: bool = MISSING  # whether a run may go on in another precision than its steps so far were computed in
     log_every: int = MISSING  # steps between lines of metrics.jsonl
     trust_ratios_every: int = MISSING  # steps between readings of every tensor's trust ratio
     heldout_every: int = MISSING  # steps between evaluations on held-out documents; 0: at the end only

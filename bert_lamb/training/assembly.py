@@ -16,7 +16,7 @@ from bert_lamb.machine import device_name, machine_record
 from bert_lamb.model import batch_flops, build_bert, pretraining_losses
 from bert_lamb.optim import LARS, PRESETS, Lamb, Lars, decay_groups, has_compiler
 from bert_lamb.parallel import Single
-from bert_lamb.run import Dashboard, MetricsLog, Progress, RunFolder, run_precision
+from bert_lamb.run import Dashboard, MetricsLog, Progress, RunFolder, how_computed, run_precision
 from bert_lamb.settings import OptimizerSettings, Settings
 from bert_lamb.training.checkpoints import PhaseCheckpoints
 from bert_lamb.training.fitting import fitted_tokens, peak_gib, room_gib
@@ -50,10 +50,12 @@ class Assembly:
             self._losses = torch.compile(pretraining_losses, dynamic=False)
         self._tokens: dict[int, int] = {}  # of a phase's micro-batches, where they were found by trial
         self._dashboard: Dashboard | None = None
+        self._how: dict[str, Any] = {}
         if strategy.rank == 0:
             machine = machine_record(strategy.device, strategy.ranks) | {
                 "precision": self.precision, "compiled": self.compiled, "hardware": s.hardware.name,
             }  # fmt: skip
+            self._how = how_computed(machine, s.hardware)
             write_json(folder.machine_file, machine)
             self._dashboard = Dashboard(s.run.wandb, s.run.wandb_project, folder.path.name, folder.path, asdict(s))
             log.info("  device: %s, %s, %s", machine["device"], self.precision, self._compile_words())
@@ -77,7 +79,9 @@ class Assembly:
 
     def checkpoints(self, phase_number: int) -> PhaseCheckpoints:
         """What the phase saves and goes on from."""
-        return PhaseCheckpoints(self.settings, self.folder, self.strategy, self.bert, self.optimizer, phase_number)
+        return PhaseCheckpoints(
+            self.settings, self.folder, self.strategy, self.bert, self.optimizer, phase_number, self._how
+        )
 
     def metrics(self, progress: Progress) -> MetricsLog:
         """The phase's log, writing on rank 0 only."""

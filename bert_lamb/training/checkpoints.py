@@ -16,8 +16,10 @@ from bert_lamb.run import (
     RunFolder,
     TrainingStoppedError,
     checkpoint_name,
+    differences,
     find_origin,
     keep_aside,
+    last_how,
     last_line,
     list_checkpoints,
     load_checkpoint,
@@ -48,8 +50,10 @@ class PhaseCheckpoints:
         bert: BertForPreTraining,
         optimizer: Layerwise,
         phase_number: int,
+        how: dict[str, Any],
     ) -> None:
         self._settings, self._folder, self._strategy = s, folder, strategy
+        self._how = how  # as run/starts.py has it; of rank 0
         self._bert, self._optimizer = bert, optimizer
         self.phase_number = phase_number
         self._place = folder.checkpoints(phase_number)
@@ -63,7 +67,8 @@ class PhaseCheckpoints:
         newest = self._newest()
         if newest is not None:
             progress = load_checkpoint(newest, self._bert, self._optimizer)
-            self._event("resume", phase=self.phase_number, step=progress.step, ranks=self._strategy.ranks)
+            self._tell_resume(progress, newest)
+            self._event("resume", phase=self.phase_number, step=progress.step, **self._with_how())
             return progress
         progress, begun_from = Progress(self.phase_number), {}
         if origin := self._origin:
@@ -73,7 +78,7 @@ class PhaseCheckpoints:
             begun_from = {"from_checkpoint": origin.path, "step": progress.step}
         elif self.phase_number == 2:
             self._take_over()
-        self._event("start", phase=self.phase_number, ranks=self._strategy.ranks, **begun_from)
+        self._event("start", phase=self.phase_number, **begun_from, **self._with_how())
         if self._rollback_every or self._origin:
             self.save(progress)  # so that there is always one to go back to, and another run's may be deleted
         return progress
@@ -119,6 +124,10 @@ class PhaseCheckpoints:
             save_checkpoint(self._place, self._bert, self._optimizer, progress, keep, every, first)
         self._strategy.barrier()
 
+    def stopped(self, progress: Progress) -> None:
+        """Leaves a record of the step that a run was asked to stop after."""
+        self._event("stop", phase=self.phase_number, step=progress.step)
+
     def finish(self, progress: Progress) -> None:
         """Writes the phase's result.json, last of all."""
         if self._strategy.rank == 0:
@@ -145,6 +154,19 @@ class PhaseCheckpoints:
         told = torch.tensor(found + 1, device=self._strategy.device)  # 0 on every other rank
         step = int(self._strategy.reduce_sums(told)) - 1
         return None if step < 0 else self._place / checkpoint_name(step)
+
+    def _tell_resume(self, progress: Progress, newest: Path) -> None:
+        """One line: where the phase goes on, and what is different now."""
+        if self._strategy.rank == 0:
+            changes = differences(last_how(self._folder) or {}, self._how)
+            log.info(
+                "  phase %d goes on from step %d of %d (%s)%s",
+                self.phase_number, progress.step, self._settings.phase(self.phase_number).steps, newest.name,
+                f"; different now: {', '.join(changes)}" if changes else "",
+            )  # fmt: skip
+
+    def _with_how(self) -> dict[str, Any]:
+        return {"ranks": self._strategy.ranks, "how": self._how}
 
     def _begin_from(self, origin: Origin) -> Progress:
         """Weights, moments and place of another run's checkpoint; it must still be the one that was recorded."""

@@ -34,7 +34,6 @@ from bert_lamb.run import (
     RunFolder,
     TrainingStoppedError,
     data_folder,
-    run_precision,
 )
 from bert_lamb.settings import Settings, finetune_recipe, recipe_hash, settings_yaml
 from bert_lamb.signals import StopRequest
@@ -113,12 +112,14 @@ def load_squad(s: Settings, folder: RunFolder) -> Squad:
     return Squad(tokenizer, train, unmatched, windows, dev, dev_windows)
 
 
-def run_arm(s: Settings, folder: RunFolder, arm: str, place: ArmFolder, squad: Squad, stop: StopRequest) -> None:
+def run_arm(
+    s: Settings, folder: RunFolder, arm: str, place: ArmFolder, squad: Squad, precision: str, stop: StopRequest
+) -> None:
     """From first weights to result.json, which is written last."""
     started_s = time.monotonic()
     place.path.mkdir(parents=True, exist_ok=True)
     write_whole(place.settings_file, settings_yaml(s).encode())
-    device, precision = run_device(s.hardware), run_precision(s, folder)
+    device = run_device(s.hardware)
     repeat_to_the_bit(s.hardware.deterministic, device)
     config = bert_config(s.model, squad.tokenizer.get_vocab_size(), squad.train_windows.pad_id)
     model = build_span_model(config, s.finetune.dropout, s.seed)
