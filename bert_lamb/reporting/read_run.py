@@ -10,7 +10,18 @@ from yaml import YAMLError
 
 from bert_lamb.errors import UserError
 from bert_lamb.jsonfiles import Fits, read_lines, read_object
-from bert_lamb.run import RESULT, ArmFolder, Origin, RunFolder, is_arm_result, is_event, is_metrics_line
+from bert_lamb.run import (
+    RESULT,
+    ArmFolder,
+    Origin,
+    Part,
+    RunFolder,
+    is_arm_result,
+    is_event,
+    is_metrics_line,
+    parts,
+    precisions,
+)
 from bert_lamb.settings import RECIPE_PARTS, leaves, recipe_hash, source_of
 
 PARTS = ("experiment", "seed", "model", "data", "phase1", "phase2", "finetune")  # of settings, in every version
@@ -77,6 +88,17 @@ class RunRecord:
     arms: list[ArmRecord]
     origin: Origin | None  # the checkpoint of another run that this one began from
     problems: list[str]  # files and lines that could not be read and are left out, and what was kept aside as damaged
+
+    @property
+    def parts(self) -> list[Part]:
+        """Steps that were computed in one way, in their order."""
+        return parts(self.events, {n: phase.steps for n, phase in self.phases.items()})
+
+    @property
+    def precision(self) -> str:
+        """Of pretraining: "bf16", or "bf16, then fp32" of a run that changed it; "-" where nothing is known."""
+        known = precisions(self.parts) or [p for p in [self.machine.get("precision")] if p]
+        return ", then ".join(known) or "-"
 
     def arm(self, kind: str) -> ArmRecord | None:
         """The arm `pretrained` or `scratch`; of several, the one with the settings of the last start."""

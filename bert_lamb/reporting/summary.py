@@ -8,11 +8,12 @@ from bert_lamb.run import RunFolder
 from bert_lamb.settings import RECIPE_PARTS, leaves
 
 PARTS = (*RECIPE_PARTS, "data", "finetune")  # settings that decide a result; hardware and run do not
-RESULTS = "MLM loss | held-out MLM loss | F1 | EM"
+RESULTS = "MLM loss | held-out MLM loss | F1 | EM | precision"
 
 
 def summary(paths: list[Path]) -> str:
-    """A Markdown table: name, settings that differ, last and held-out MLM loss in nats, F1 and EM in percent.
+    """A Markdown table: name, settings that differ, last and held-out MLM loss in nats, F1 and EM in percent, and the
+    precision of pretraining.
 
     A folder without settings.yaml, of a trial that never began, has a row of its own and nothing in it.
     """
@@ -25,7 +26,7 @@ def summary(paths: list[Path]) -> str:
     rows = []
     for path in paths:
         if path not in runs:
-            rows.append([path.resolve().name, *["-"] * (len(differing) + 4)])
+            rows.append([path.resolve().name, *["-"] * (len(differing) + 5)])
             continue
         run = runs[path]
         last = run.phases[2] if run.phases[2].lines else run.phases[1]
@@ -33,5 +34,5 @@ def summary(paths: list[Path]) -> str:
         arm = run.arm("pretrained") or run.arm("scratch")
         scores = [number(arm.result[key] if arm else None, 2) for key in ("f1", "em")]
         values = [str(settings[path].get(key)) for key in differing]
-        rows.append([path.resolve().name, *values, *losses, *scores])
+        rows.append([path.resolve().name, *values, *losses, *scores, run.precision])
     return "\n".join(table(" | ".join(["run", *differing, RESULTS]), rows))

@@ -1,10 +1,12 @@
 """The report's words and tables, as Markdown, from a run's record alone."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from bert_lamb.reporting.read_run import PhaseRecord, RunRecord, recipe_rows
+from bert_lamb.run import Part, differences
 from bert_lamb.settings import leaves
 from bert_lamb.words import duration, rate_words
 
@@ -29,7 +31,8 @@ def verdict(run: RunRecord) -> str:
     some = pretrained or scratch
     if not some:
         return "Not fine-tuned yet"
-    return f"F1 {', '.join(f1s)} ({some.result['questions']:,} questions of {questions_of(run)})"
+    mixed = f"; pretrained in {run.precision}" if pretrained and "then" in run.precision else ""
+    return f"F1 {', '.join(f1s)} ({some.result['questions']:,} questions of {questions_of(run)}{mixed})"
 
 
 def questions_of(run: RunRecord) -> str:
@@ -158,13 +161,17 @@ def _speed(plan: dict[str, Any], phases: dict[int, PhaseRecord]) -> list[str]:
 
 def _events(run: RunRecord) -> list[str]:
     """Everything but the first start of each phase."""
-    rows, started = [], set()
+    rows, started, before = [], set(), dict[str, Any]()
     for event in run.events:
+        details = [f"{k} {v}" for k, v in event.items() if k not in ("time", "event", "how")]
+        if isinstance(event.get("how"), dict):
+            changes = differences(before, event["how"])
+            details += [f"different: {', '.join(changes)}"] if changes else []
+            before = event["how"]
         if event["event"] == "start" and event.get("phase") not in started:
             started.add(event.get("phase"))
             continue
-        details = ", ".join(f"{k} {v}" for k, v in event.items() if k not in ("time", "event"))
-        rows.append([event.get("time", "-"), event["event"], details])
+        rows.append([event.get("time", "-"), event["event"], ", ".join(details)])
     for n, phase in run.phases.items():
         if phase.lines and not phase.result:
             rows.append(["-", "not finished", f"phase {n}, step {phase.steps}"])
@@ -186,7 +193,10 @@ def _disappointments(run: RunRecord) -> Iterator[tuple[str, str]]:
 
 
 def _machine(run: RunRecord) -> list[str]:
+    """A row for each part of pretraining that was computed in another way than the one before, and for each arm."""
     records = [("pretraining", run.machine), *((f"fine-tuning, {arm.name}", arm.machine) for arm in run.arms)]
+    if _parts_differ(run.parts):
+        records[:1] = [(f"pretraining, phase {p.phase}, steps {p.steps}", _as_machine(p.how)) for p in run.parts]
     rows = []
     for stage, m in records:
         if m:
@@ -200,6 +210,14 @@ def _machine(run: RunRecord) -> list[str]:
             device = f"{m.get('ranks', 1)} x {m.get('device', '?')}"
             rows.append([stage, m.get("host", "-"), device, ", ".join(filter(None, how)), commit, versions])
     return table("stage | host | devices | how | commit | versions", rows) if rows else ["Not known yet."]
+
+
+def _parts_differ(found: Sequence[Part]) -> bool:
+    return any(differences(one.how, other.how) for one, other in pairwise(found))
+
+
+def _as_machine(how: dict[str, Any]) -> dict[str, Any]:
+    return {**how, "versions": {"torch": how.get("torch")}}
 
 
 def _data(run: RunRecord) -> list[str]:

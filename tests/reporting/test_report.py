@@ -279,11 +279,11 @@ def test_summary_shows_what_differs(tmp_path):
              make_run(tmp_path / "b", "optimizer=adamw", "phase1.peak_lr=0.002", f1=None)]  # fmt: skip
     lines = summary([*paths, tmp_path / "never-began"]).splitlines()
     differing = "optimizer.preset | optimizer.no_adapt | phase1.peak_lr"
-    assert lines[0] == f"| run | {differing} | MLM loss | held-out MLM loss | F1 | EM |"
-    assert lines[2] == "| a | paper | ['bias', 'norm'] | 0.01 | 4.000 | 4.250 | 92.51 | 90.51 |"
-    assert lines[3] == "| b | adamw | [] | 0.002 | 4.000 | 4.250 | - | - |"
-    assert lines[4] == "| never-began | - | - | - | - | - | - | - |"
-    assert summary([]).splitlines()[0] == "| run | MLM loss | held-out MLM loss | F1 | EM |"
+    assert lines[0] == f"| run | {differing} | MLM loss | held-out MLM loss | F1 | EM | precision |"
+    assert lines[2] == "| a | paper | ['bias', 'norm'] | 0.01 | 4.000 | 4.250 | 92.51 | 90.51 | bf16 |"
+    assert lines[3] == "| b | adamw | [] | 0.002 | 4.000 | 4.250 | - | - | bf16 |"
+    assert lines[4] == "| never-began | - | - | - | - | - | - | - | - |"
+    assert summary([]).splitlines()[0] == "| run | MLM loss | held-out MLM loss | F1 | EM | precision |"
 
 
 def test_folders_on_the_command_line(tmp_path, monkeypatch, capsys, no_figures):
@@ -292,7 +292,7 @@ def test_folders_on_the_command_line(tmp_path, monkeypatch, capsys, no_figures):
     main()
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("F1 92.51 with pretraining, 17.20 without")
-    assert out[2] == "| run | seed | MLM loss | held-out MLM loss | F1 | EM |"
+    assert out[2] == "| run | seed | MLM loss | held-out MLM loss | F1 | EM | precision |"
     assert (paths[1] / "report/report.md").is_file()
 
 

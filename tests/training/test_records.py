@@ -89,8 +89,8 @@ def test_bad_lines_stop_no_phase(place: Path, uncut: RunFolder, caplog: pytest.L
     assert (folder.path / "damaged-events.jsonl").read_bytes() == BAD
     assert f"{metrics}: 10 lines cannot be read; kept aside in damaged-metrics.jsonl" in caplog.text
     assert list(losses_of(folder.path, 1)) == [4, 8, 9]
-    assert [line["event"] for line in map(json.loads, folder.events_file.read_text().splitlines())][:2] == [
-        "start", "resume",
+    assert [line["event"] for line in map(json.loads, folder.events_file.read_text().splitlines())][:3] == [
+        "start", "stop", "resume",
     ]  # fmt: skip
     assert "damaged-metrics.jsonl was kept aside" in " ".join(read_run(folder.path).problems)
 

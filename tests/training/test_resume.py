@@ -108,7 +108,7 @@ def test_cut_twice(place: Path) -> None:
     pretrain(twice)
     assert_same_bits(twice, uncut)
     kinds = [json.loads(line)["event"] for line in (twice.path / "events.jsonl").read_text().splitlines()]
-    assert kinds == ["start", "resume", "resume", "start"]
+    assert kinds == ["start", "stop", "resume", "stop", "resume", "start"]
 
 
 def test_dropout_is_drawn_anew_everywhere() -> None:
