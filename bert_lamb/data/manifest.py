@@ -1,6 +1,5 @@
 """Trust in a token store: its manifest, and the check that its files are the ones that it names."""
 
-import json
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from typing import Any
 from bert_lamb.data.manifest_form import manifest_problems, parse_manifest
 from bert_lamb.data.store import FORMAT_VERSION, StoreError, manifest_bytes
 from bert_lamb.files import file_sha256, write_whole
+from bert_lamb.jsonfiles import parse_json
 
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 28  # bytes; of 10,000 shards with 20 tables each it has some 30 MB
@@ -60,7 +60,7 @@ def verify_store(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """
     stamp_path = folder / f".verified-{socket.gethostname()}.json"
     try:
-        stamps: dict[str, list] = json.loads(stamp_path.read_text())
+        stamps: dict[str, list] = parse_json(stamp_path.read_bytes())
     except (OSError, ValueError):  # none yet, or half of one: then everything is hashed
         stamps = {}
 

@@ -3,11 +3,12 @@
 Random tokens in sequences of full length, forward and backward, not compiled: a run that compiles is somewhat faster.
 """
 
-import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ import torch
 from bert_lamb.data.planner import MODEST_TOKENS, known_tokens, most_sequences
 from bert_lamb.data.random_batch import random_batch
 from bert_lamb.files import write_json
+from bert_lamb.jsonfiles import object_or_aside
 from bert_lamb.machine import device_name
 from bert_lamb.model import build_bert, pretraining_losses, training_flops
 from bert_lamb.settings import Settings, recipe_hash
@@ -26,6 +28,10 @@ ROUNDS = 3  # of each size: a first one prepares kernels, and other programs dis
 WORDS = "measured here, not compiled"
 
 
+def _are_rates(value: dict[str, Any]) -> bool:
+    return all(isinstance(rate, int | float) and 0 < rate < math.inf for rate in value.values())
+
+
 def measured_rates(
     s: Settings, devices: int, device: torch.device, precision: str, vocab_size: int, kept: Path | None
 ) -> Rates:
@@ -35,7 +41,7 @@ def measured_rates(
     """
     if s.hardware.measured or (device.type == "cuda" and not torch.cuda.device_count()):
         return {}
-    known: dict[str, float] = json.loads(kept.read_text()) if kept and kept.is_file() else {}
+    known: dict[str, float] = (object_or_aside(kept, _are_rates) if kept else None) or {}
     keys = {number: _key(s, number, devices, device, precision, vocab_size) for number in (1, 2)}
     found = dict(known)
     for number, key in keys.items():

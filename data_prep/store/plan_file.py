@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_lamb.files import one_at_a_time, write_whole
+from bert_lamb.jsonfiles import parse_json
 from bert_lamb.settings import DataSettings
 from data_prep.reading.slices import Piece, Plan, PlannedFile, Slice, as_slices, plan_files
 from data_prep.reading.sources import SourceFile
@@ -86,9 +87,15 @@ def _as_json(planned: PlannedFile, was: State) -> dict[str, Any]:
 
 def _read(path: Path, settings: dict[str, Any]) -> list[tuple[PlannedFile, State]]:
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_bytes())
         return [_from_json(**f) for f in content["files"]] if content["settings"] == settings else []
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # none yet, or of another version of this program
+    except (
+        FileNotFoundError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # none yet, or of another version
         return []
 
 

@@ -1,12 +1,12 @@
 """Raw text of a slice to documents; what is no document is rejected with its place and the reason."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bert_lamb.jsonfiles import parse_json
 from bert_lamb.settings import DataSettings
 from data_prep.reading.borders import BLANK_LINE
 from data_prep.reading.slices import (
@@ -147,10 +147,10 @@ def _line(piece: Piece, line: int, raw: bytes, data: DataSettings) -> Document |
     if len(raw) > LARGEST_DOCUMENT:
         return reject(piece, line, TOO_LARGE, raw)
     try:
-        record = json.loads(raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
+        record = parse_json(raw.removeprefix(b"\xef\xbb\xbf"))
     except UnicodeDecodeError:
         return reject(piece, line, "not UTF-8", raw)
-    except (ValueError, RecursionError):
+    except ValueError:
         return reject(piece, line, "malformed JSON", raw)
     if not isinstance(record, dict):
         return reject(piece, line, "JSON, but no object", raw)
