@@ -12,6 +12,14 @@ from bert_lamb.training.repeatable import set_deterministic
 from data_prep.prepare import prepare
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_of_the_users(tmp_path_factory):
+    """Nothing is read from the user's own cache or written to it, by subprocesses neither."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def text(tmp_path_factory) -> Path:
     return corpus(tmp_path_factory.mktemp("text"))

@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> dict[str, str]:
-    found = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith((".verified", LOCK)))
+    found = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(LOCK))
     return {str(p.relative_to(folder)): file_sha256(p) for p in found}
 
 
