@@ -25,7 +25,7 @@ class Stamps:
         self._cache = _cache_folder()
         key = f"{socket.gethostname()}\0{folder.resolve()}"
         self._file = self._cache / f"{hashlib.sha256(key.encode()).hexdigest()}.json" if self._cache else None
-        known = read_object(self._file)[0] if self._file and _is_ours(self._file) else None
+        known = read_object(self._file)[0] if self._file and is_ours(self._file) else None
         self._known = known or {}
 
     def sha256(self, name: str, path: Path) -> tuple[str, Stamp | None]:
@@ -44,6 +44,7 @@ class Stamps:
         if self._file and stamps != self._known:
             try:
                 write_json(self._file, stamps)
+                self._file.chmod(0o600)  # whatever the umask: `is_ours`
             except OSError:
                 self._file = None
 
@@ -60,14 +61,14 @@ def _cache_folder() -> Path | None:
         folder = base / "bert_lamb" / "verified"
         for each in (base, folder.parent, folder):
             each.mkdir(mode=0o700, exist_ok=True)
-            if each != base and not _is_ours(each):
+            if each != base and not is_ours(each):
                 return None
     except (OSError, RuntimeError):  # RuntimeError: no home
         return None
     return folder
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
     """Whether a file or folder, no link, belongs to the user and can be written by no one else."""
     try:
         status = path.lstat()

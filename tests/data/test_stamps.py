@@ -47,9 +47,14 @@ def damage(file: Path) -> None:
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def test_files_are_hashed_once_and_nothing_is_written_into_the_store(store, hashed):
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077, 0])
+def test_files_are_hashed_once_and_nothing_is_written_into_the_store(store, hashed, mask):
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
-    assert verified(store) == []
+    old = os.umask(mask)
+    try:
+        assert verified(store) == []
+    finally:
+        os.umask(old)
     assert len(hashed) == len(read_manifest(store)["files"])
     hashed.clear()
     assert verified(store) == []
