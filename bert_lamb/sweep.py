@@ -9,10 +9,12 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
 from bert_lamb.files import write_whole
+from bert_lamb.jsonfiles import read_object
 from bert_lamb.reporting.summary import summary
 from bert_lamb.run import locate_run
 from bert_lamb.run.stages import STAGES, first_failure
@@ -39,6 +41,17 @@ def trial(s: Settings) -> None:
     write_whole(folder_of_sweep / f"trial-{number:03d}.json", (json.dumps(record, indent=1) + "\n").encode())
 
 
+def is_trial(value: dict[str, Any]) -> bool:
+    """Whether an object is what a trial writes."""
+    words = [value.get(name, 0) for name in ("folder", "failed", "reason")]
+    overrides = value.get("overrides")
+    return (
+        isinstance(overrides, list)
+        and all(isinstance(word, str) for word in overrides)
+        and all(word is None or isinstance(word, str) for word in words)
+    )
+
+
 def main() -> None:
     """All trials by Hydra's launcher, then one table over them."""
     overrides = [a for a in sys.argv[1:] if a not in ("-m", "--multirun")]
@@ -50,13 +63,14 @@ def main() -> None:
         old.unlink()
     sys.argv = [sys.argv[0], "--multirun", *overrides]
     trial()
-    trials = [json.loads(path.read_text()) for path in sorted(folder.glob("trial-*.json"))]
-    if not trials:  # --cfg, --help
+    read = [read_object(path, is_trial) for path in sorted(folder.glob("trial-*.json"))]
+    trials, damaged = [found for found, _ in read if found], [problem for _, problem in read if problem]
+    if not read:  # --cfg, --help
         return
     table = summary([Path(t["folder"]) for t in trials if t["folder"]])
     failures = "".join(
         f"\nfailed in {t['failed']}: {' '.join(t['overrides'])}\n  {t['reason']}" for t in trials if t["failed"]
-    )
+    ) + "".join(f"\n{problem}" for problem in damaged)
     write_whole(folder / "summary.md", (table + failures + "\n").encode())
     print(f"{table}{failures}\n\n{folder / 'summary.md'}")
     sys.exit(1 if failures else 0)

@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from bert_lamb.checksums import is_inside
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings, Settings, command
 from data_prep.reading.dataset_rows import keep_rows
@@ -69,7 +70,7 @@ def listed(api: HfApi, data: DataSettings) -> dict[str, Any]:
     chosen = [file for file in info.siblings or [] if fnmatch(file.rfilename, hub.pattern)]
     if not chosen:
         raise HubError(f"data.hub={data.hub}: no file of {hub.dataset} at {info.sha} fits {hub.pattern}")
-    if outside := [file.rfilename for file in chosen if ".." in file.rfilename.split("/")]:
+    if outside := [file.rfilename for file in chosen if not is_inside(file.rfilename)]:
         raise HubError(f"data.hub={data.hub}: {outside[0]} would lie outside of data.root")
     if unknown := [file.rfilename for file in chosen if not file.lfs]:
         raise HubError(

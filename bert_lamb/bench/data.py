@@ -20,6 +20,7 @@ from bert_lamb.bench import measured
 from bert_lamb.bench.own_text import take, texts
 from bert_lamb.bench.pages import how_measured, put_section
 from bert_lamb.data.manifest import read_manifest
+from bert_lamb.jsonfiles import parse_json
 
 OURS, PIPELINE = "prepare", "datasets.map, padded and masked"
 DUMP, PAGES = "prepare, from a dump", "a dump's pages to text alone"
@@ -117,7 +118,7 @@ def shares(contenders: dict[str, Contender], size: int) -> list[str]:
 def dump_lines(contenders: dict[str, Contender], dumps: list[Path], store: Path) -> list[str]:
     """The dump's rows, its size being that of the packed files."""
     ours, pages, counts = contenders[DUMP], contenders[PAGES], read_manifest(store)["counts"]
-    about = json.loads(pages.said[-1])
+    about = parse_json(pages.said[-1])
     size = sum(path.stat().st_size for path in dumps)
     names = ", ".join(path.name for path in dumps)
     return [

@@ -23,6 +23,7 @@ from typing import Any
 
 from bert_lamb.data.manifest import read_manifest
 from bert_lamb.files import drop_half_line
+from bert_lamb.jsonfiles import parse_json, read_lines
 from bert_lamb.run import ArmFolder, data_folder, locate_run
 from bert_lamb.settings import Settings, compose_settings
 from bert_lamb.training.finetuning import arm_folder
@@ -88,7 +89,9 @@ class Study:
     def __init__(self, overrides: tuple[str, ...], jobs: int, kept: Path) -> None:
         self.overrides, self._jobs, self._kept = overrides, jobs, kept
         self._running: list[subprocess.Popen[bytes]] = []
-        lines = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
+        lines, bad = read_lines(kept, lambda line: {"row", "seed", "f1", "em"} <= line.keys())
+        if bad:
+            log.warning("%s: %d lines cannot be read; they are measured again", kept, len(bad))
         self.lines: dict[tuple[str, int], dict[str, Any]] = {(line["row"], line["seed"]): line for line in lines}
 
     def measure(self, wanted: list[tuple[Row, int]]) -> None:
@@ -129,7 +132,7 @@ class Study:
         self._keep(row, seed, arm)
 
     def _keep(self, row: Row, seed: int, arm: ArmFolder) -> None:
-        result, machine = (json.loads(file.read_text()) for file in (arm.result_file, arm.machine_file))
+        result, machine = (parse_json(file.read_bytes()) for file in (arm.result_file, arm.machine_file))
         line = {
             "row": row.words, "seed": seed, "f1": result["f1"], "em": result["em"],
             "run": f"{arm.path.parents[1].name}/{arm.path.name}", "precision": result["precision"],

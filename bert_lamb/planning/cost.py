@@ -1,6 +1,6 @@
 """Every number that follows from the settings, the data and the devices: computed once, printed, never written back."""
 
-import json
+import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 from bert_lamb.data.planner import known_tokens, most_sequences
 from bert_lamb.errors import UserError
 from bert_lamb.hardware import Precision
+from bert_lamb.jsonfiles import parse_json
 from bert_lamb.model import STATIC, activation_bytes, parameter_count, training_flops
 from bert_lamb.optim import square_root_scaled
 from bert_lamb.parallel import use_cuda
@@ -105,16 +106,17 @@ def device_rate(s: Settings, seq_len: int) -> tuple[float, str]:
     if path is None:
         return s.hardware.assumed_tflops, "assumed"
     try:
-        figures = json.loads(Path(path).read_text())
-        machine, device = figures["machine"], figures["machine"]["device"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        figures = parse_json(Path(path).read_bytes())
+        device, commit = str(figures["machine"]["device"]), str(figures["machine"]["commit"])
+        tflops = {key: float(f["tflops"]) for key, f in figures.items() if "tflops" in f}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BudgetError(f"hardware.measured={path}: not a file that `make bench-gpu` writes ({error})") from error
     dropout = 0.1 if s.model.dropout else 0.0
     name = re.compile(rf"ours {re.escape(s.model.name)} {seq_len} tokens=\d+ dropout={dropout}")
-    rates = [f["tflops"] for key, f in figures.items() if name.fullmatch(key) and "tflops" in f]
+    rates = [rate for key, rate in tflops.items() if name.fullmatch(key) and 0 < rate < math.inf]
     if not rates:
         return s.hardware.assumed_tflops, f"assumed: {path} has no BERT-{s.model.name} at {seq_len} tokens"
-    return max(rates), f"measured on {device}, commit {str(machine['commit'])[:7]} ({path})"
+    return max(rates), f"measured on {device}, commit {commit[:7]} ({path})"
 
 
 def _phase(

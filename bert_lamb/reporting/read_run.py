@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from bert_lamb.errors import UserError
 from bert_lamb.jsonfiles import Fits, read_lines, read_object
 from bert_lamb.run import RESULT, ArmFolder, Origin, RunFolder, is_arm_result, is_event, is_metrics_line
-from bert_lamb.settings import RECIPE_PARTS, leaves, recipe_hash, source_of
+from bert_lamb.settings import RECIPE_PARTS, SettingsFileError, leaves, load_yaml, mistyped, recipe_hash, source_of
 
-PARTS = ("experiment", "seed", "model", "data", "phase1", "phase2", "finetune")  # of settings, in every version
+NEEDED = ("experiment", "seed", "model.name", "data.source", "phase1.steps", "phase1.global_batch", "phase2.steps",
+          "phase2.global_batch", "phase2.seq_len", "finetune.dev_file")  # of settings, in every version  # fmt: skip
 
 
 class ReportError(UserError):
@@ -144,13 +143,14 @@ def plain(s: DictConfig) -> dict[str, Any]:
 def _settings(path: Path) -> DictConfig:
     """settings.yaml as it is, not against today's schema: a report must outlive new settings."""
     try:
-        settings = OmegaConf.load(path)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise ReportError(f"{path} is damaged: it cannot be read as settings ({error})") from error
-    lost = [part for part in PARTS if not isinstance(settings, DictConfig) or part not in settings]
-    if lost:
+        settings = load_yaml(path)
+    except SettingsFileError as error:
+        raise ReportError(str(error)) from error
+    if problem := mistyped(settings):
+        raise ReportError(f"{path} is damaged: {problem}")
+    if lost := [key for key in NEEDED if OmegaConf.select(settings, key) is None]:
         raise ReportError(f"{path} is damaged: it holds no {', '.join(lost)}")
-    return settings  # type: ignore[return-value]  # lists were refused
+    return settings
 
 
 def _arm(arm: ArmFolder) -> tuple[ArmRecord | None, list[str]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_lamb.files import write_whole
+from bert_lamb.jsonfiles import parse_json
 from bert_lamb.locks import one_at_a_time
 from bert_lamb.settings import DataSettings
 from data_prep.reading.slices import Piece, Plan, PlannedFile, Slice, as_slices, plan_files
@@ -26,8 +27,9 @@ State = tuple[int, int] | None  # of a file: bytes and time of change; None: gen
 @contextmanager
 def one_command_completes(folder: StoreFolder) -> Iterator[None]:
     """Only one command makes what is missing of a whole store; a second one waits and finds it complete."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(folder.path / ".lock", f"prepares {folder.path}") as without_locks:
+    root, name = folder.path.parent, folder.path.name
+    root.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(root / f".{name}.lock", f"prepares {folder.path}") as without_locks:
         if without_locks:
             log.warning("no file locks in %s (%s): start one `prepare` at a time", folder.path, without_locks.strerror)
         yield
@@ -97,9 +99,15 @@ def _as_json(planned: PlannedFile, was: State) -> dict[str, Any]:
 
 def _read(path: Path, settings: dict[str, Any]) -> list[tuple[PlannedFile, State]]:
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_bytes())
         return [_from_json(**f) for f in content["files"]] if content["settings"] == settings else []
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # none yet, or of another version of this program
+    except (
+        FileNotFoundError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # none yet, or of another version
         return []
 
 
