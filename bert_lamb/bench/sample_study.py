@@ -26,6 +26,7 @@ from bert_lamb.files import drop_half_line
 from bert_lamb.run import ArmFolder, data_folder, locate_run
 from bert_lamb.settings import Settings, compose_settings
 from bert_lamb.training.finetuning import arm_folder
+from bert_lamb.words import counted
 from data_prep.world.world import PICTURES
 
 log = logging.getLogger(__name__)
@@ -165,16 +166,16 @@ def page(table: list[Row], study: Study, seeds: int) -> str:
     text = [
         "# What pretraining on the embedded corpus is worth",
         "",
-        f"F1 on questions about unseen articles, {seeds} seeds; each seed draws pretraining and fine-tuning. Rerun "
-        f"with `make study` (here: {' '.join(study.overrides) or 'no further settings'}); each figure's run, commit "
-        "and machine are in [sample.jsonl](sample.jsonl).",
+        f"F1 on questions about unseen articles, {counted(seeds, 'seed')}; the seed decides pretraining and "
+        f"fine-tuning. Repeat it with `make study` (here: {' '.join(study.overrides) or 'no further settings'}); the "
+        "run, commit and machine of each figure are in [sample.jsonl](sample.jsonl).",
         "",
         f"- Pretraining gains **{gain:.1f} points** (95% interval {gain - half:.1f} to {gain + half:.1f}) over the "
         "same fine-tuning from random weights.",
         f"- Pretraining on the same words, shuffled over the whole corpus, gains {shuffled_gain:.1f} "
         f"({shuffled_gain - shuffled_half:.1f} to {shuffled_gain + shuffled_half:.1f}).",
-        f"- Chance, one of a paragraph's {PICTURES} pictures drawn blindly: {100 / PICTURES:.0f}. Knowing which words "
-        "are of a class that is ever asked about, and the question left unread: 67.",
+        f"- Choosing one of a paragraph's {PICTURES} pictures at random gives {100 / PICTURES:.0f}. Knowing which "
+        "words belong to a class that is ever asked about, without reading the question, gives 67.",
         "",
         "| | mean | " + " | ".join(f"seed {seed}" for seed in range(seeds)) + " |",
         "|---|---|" + "---|" * seeds,
@@ -192,14 +193,14 @@ def page(table: list[Row], study: Study, seeds: int) -> str:
 
 SHOWN = """## What is shown, and what is not
 
-Four things are pictured in a paragraph; questions ask about six of the twelve classes, and one or two of the four
-things are of these. Training questions ask about half of each class's words, dev questions about the other half: to
-which class one of these belongs stands in the unlabelled text only, in how it is used. So what is shown is that
-knowledge of words moves from pretraining into the answers: **lexical knowledge**, a reason for which pretraining
-helps on real text too. It alone gives 67: all of the questions beside which nothing else is ever asked about, and
-half of the others. To have more, the model must compare the question's class with the words of the paragraph. Some
-seeds learn that within three epochs, others do not. The text also holds remarks of the form "The only fruit in the
-album is the plum", which practise it.
+A paragraph describes four pictures. Questions ask about six of the twelve classes, and one or two of the four
+pictures are of these. Training questions ask about half of each class's words, dev questions about the other half.
+The class of a word of the second half appears only in the unlabelled text, in how the word is used. So the result
+shows that knowledge of words is transferred from pretraining to the answers. This **lexical knowledge** is one reason
+why pretraining helps on real text too. It alone gives an F1 of 67: all questions whose paragraph has only one picture
+that is ever asked about, and half of the others. For more, the model must compare the question's class with the words
+of the paragraph. Some seeds learn that within three epochs, others do not. The text also contains remarks of the form
+"The only fruit in the album is the plum", which practise it.
 
 Not shown: finding a value by its entity among several of the same type, reasoning over sentences, or anything about the
 paper's figures. A BERT of this size does not learn these from a few million tokens.

@@ -64,10 +64,10 @@ def test_the_page_is_the_measure(finished: Path, tmp_path, monkeypatch):
     assert said.startswith("`make bench-data ARGS='--text texts --mb 8'`, commit ")
     assert "| prepare | 4.0 (4.0-36.0) | 2.00 | 30 | 100 | " in said
     # 1 s reading, 0.5 s splitter, 2 s tokenizers: 8 MB in 3.5 s
-    assert "2.29 MB/s" in said
-    assert "2.00, 0.88 of it. The splitter is 12% of its time." in said
-    assert "10.0 times as fast, 20.0 times smaller" in said
+    assert "reach 2.29 MB/s" in said
+    assert "reaches 2.00, 0.88 times as much. The splitter takes 12% of its time." in said
+    assert "10.0 times as fast, and its files are 20.0 times smaller" in said
     assert "| prepare, from a dump | 10.0 (10.0-90.0) | 0.10 | 1 | 100 |" in said
-    assert "Pages to text are 60% of it" in said
-    assert "Disk: 10 GB (0.50 bytes a byte of text). Memory: 100 MiB a process." in said
+    assert "Turning pages into text takes 60% of the time" in said
+    assert "Disk: 10 GB (0.50 bytes per byte of text). Memory: 100 MiB per process." in said
     assert said.endswith("| 2 | 1.39 |\n| 16 | 0.17 |\n| 64 | 0.04 |")  # 20,000 MB / 2 MB/s / 3600 s
