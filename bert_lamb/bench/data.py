@@ -9,17 +9,21 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bert_lamb.bench import measured
 from bert_lamb.bench.own_text import take, texts
 from bert_lamb.bench.pages import how_measured, put_section
 from bert_lamb.data.manifest import read_manifest
+from bert_lamb.errors import UserError
+from bert_lamb.jsonfiles import parse_object
 from bert_lamb.words import counted
 
 OURS, PIPELINE = "prepare", "datasets.map, padded and masked"
@@ -28,6 +32,15 @@ PEERS = "bert_lamb.bench.peers.pipelines"
 LENGTHS = (128, 512)
 CORPUS_GB = 20  # English Wikipedia and BookCorpus: 3.3 G words (Devlin et al. 2018) of some 6 bytes
 CORES = (2, 16, 64)
+
+
+class ContenderError(UserError):
+    """A contender failed, or did not say what it was to say."""
+
+
+def is_about_pages(value: dict[str, Any]) -> bool:
+    """Whether an object is what the contender that reads a dump's pages prints last."""
+    return all(isinstance(value.get(key), int | float) for key in ("documents", "parser_share"))
 
 
 @dataclass
@@ -47,16 +60,25 @@ class Contender:
         return statistics.median(self.cpu_s)
 
     def turn(self) -> None:
-        """Runs once. RuntimeError with its last words where it fails."""
+        """Runs once. ContenderError with its last words if it fails."""
         if self.out:
             shutil.rmtree(self.out, ignore_errors=True)
         env = os.environ | {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-S", measured.__file__, sys.executable, "-m", *self.command]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{self.name} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-        *self.said, last = done.stdout.splitlines()
-        cpu_s, peak_mib = map(float, last.split())
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, env=env, start_new_session=True, **pipes) as process:
+            try:
+                out, errors = process.communicate()
+            except BaseException:  # Ctrl-C or SIGTERM: what it has started ends with it
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        if process.returncode:
+            raise ContenderError(f"{self.name} ended with exit code {process.returncode}:\n{errors[-2000:]}")
+        *self.said, last = out.splitlines() or [""]
+        try:
+            cpu_s, peak_mib = map(float, last.split())
+        except ValueError:
+            raise ContenderError(f"{self.name} did not print its time and memory, but {last[:200]!r}") from None
         self.cpu_s.append(cpu_s)
         self.peak_mib.append(peak_mib)
         if self.out:
@@ -118,7 +140,10 @@ def shares(contenders: dict[str, Contender], size: int) -> list[str]:
 def dump_lines(contenders: dict[str, Contender], dumps: list[Path], store: Path) -> list[str]:
     """The dump's rows, its size being that of the packed files."""
     ours, pages, counts = contenders[DUMP], contenders[PAGES], read_manifest(store)["counts"]
-    about = json.loads(pages.said[-1])
+    last = pages.said[-1] if pages.said else ""
+    about = parse_object(last.encode(), is_about_pages)
+    if about is None:
+        raise ContenderError(f"{PAGES} did not print its figures, but {last[:200]!r}")
     size = sum(path.stat().st_size for path in dumps)
     names = ", ".join(path.name for path in dumps)
     return [
@@ -179,6 +204,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("docs/results/data.md"))
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that a contender ends too
+    try:
+        measure(given)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def measure(given: argparse.Namespace) -> None:
+    """All turns, then the section of the page."""
     with tempfile.TemporaryDirectory() as name:
         folder, text = Path(name), Path(name) / "text.jsonl"
         chosen = take(texts(given.text), given.mb * 1e6)
@@ -189,8 +225,8 @@ def main() -> None:
             for contender in contenders:
                 contender.turn()
                 print(f"round {turn}: {contender.name} {contender.cpu_s[-1]:.1f} s", flush=True)
-        measure = (sum(len(t.encode()) for t in chosen), len(chosen), given.passes, given.rounds)
-        put_section(given.out, "Data", "Speed and size", page(contenders, dumps, folder, measure))
+        figures = (sum(len(t.encode()) for t in chosen), len(chosen), given.passes, given.rounds)
+        put_section(given.out, "Data", "Speed and size", page(contenders, dumps, folder, figures))
 
 
 if __name__ == "__main__":

@@ -169,3 +169,17 @@ def test_a_lost_trained_vocabulary_is_not_replaced_by_a_guess(text, store):
     (store / "vocab.txt").write_text("[PAD]\n")
     with pytest.raises(PrepareError, match=r"vocab\.txt is missing or damaged, and was trained"):
         prepare(data_settings(paths=[text]), store)
+
+
+def test_one_request_to_stop_by_two_ways_is_one(tmp_path):
+    """A launcher may signal a whole group, and its parent too."""
+    text = corpus(tmp_path / "text", files=12, documents=200)
+    process = command(*overrides(text, tmp_path / "cut", "data.processes=2"), start_new_session=True)
+    while not list((tmp_path / "cut" / "store").glob(".work/shard-*.json")):
+        time.sleep(0.002)
+    for how in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "Traceback" not in said
+    assert not left_running(process.pid)
