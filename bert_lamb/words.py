@@ -35,5 +35,5 @@ def times_read(passes: float) -> str:
 
 def rate_words(phases: Sequence[dict[str, Any]]) -> str:
     """The rates that a plan's hours are computed from, as plan.json holds them."""
-    rates = dict.fromkeys((f"{p['tflops']:.3g} TFLOP/s a device", p["tflops_from"]) for p in phases)
+    rates = dict.fromkeys((f"{p['tflops']:.3g} TFLOP/s per device", p["tflops_from"]) for p in phases)
     return "; ".join(f"{rate} ({source})" for rate, source in rates)

@@ -39,9 +39,7 @@ def training_texts(data: DataSettings, plan: Plan, rules: Rules) -> Iterator[str
                 if left <= 0:
                     break
     if not found:
-        raise PrepareError(
-            f"no usable document in the input, so no vocabulary can be trained{why_none(data, plan, rules)}"
-        )
+        raise PrepareError(f"the input has no usable document to train a vocabulary on{why_none(data, plan, rules)}")
 
 
 def why_none(data: DataSettings, plan: Plan, rules: Rules) -> str:

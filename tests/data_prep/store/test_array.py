@@ -62,7 +62,7 @@ def test_three_tasks_one_of_them_killed_give_the_bytes_of_one_process(texts, who
     assert not (store / "manifest.json").exists()
     closing = ended(command(*settings))
     assert "the input is as it was when it was read" in closing
-    assert f"going on: {12 - missing} of 12 shards are finished" in closing
+    assert f"resuming: {12 - missing} of 12 shards are finished" in closing
     assert digests(store) == whole
     assert "prepared already" in ended(command(*settings, "data.part=1"))
 
@@ -71,7 +71,7 @@ def test_a_multirun_through_submitit_gives_the_bytes_of_one_process(texts, whole
     settings = overrides(texts, tmp_path, "data.processes=1", "data.parts=2")
     ended(command("-m", "hydra/launcher=submitit_local", "data.part=0,1", *settings))
     assert len(shards(tmp_path / "store", range(12))) == 12
-    assert "going on: 12 of 12 shards are finished" in ended(command(*settings))
+    assert "resuming: 12 of 12 shards are finished" in ended(command(*settings))
     assert digests(tmp_path / "store") == whole
 
 
@@ -108,7 +108,7 @@ def test_the_slurm_script_begins_makes_every_part_and_ends(texts, whole, tmp_pat
     assert "jobs 17 (reads the input), 17 (2 tasks), 17 (ends the store)" in run.stdout
     assert run.stderr.count("--mem=1G") == 3
     assert run.stderr.count("--dependency=afterok:17\n") == 1
-    for said in ("begun: ", "data.part=0 of data.parts=2", "data.part=1 of data.parts=2", "going on: 12 of 12"):
+    for said in ("begun: ", "data.part=0 of data.parts=2", "data.part=1 of data.parts=2", "resuming: 12 of 12"):
         assert run.stderr.count(said) == 1, said
     assert digests(tmp_path / "store") == whole
 

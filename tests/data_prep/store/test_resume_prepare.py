@@ -84,7 +84,7 @@ def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path):
     resumed = command(*settings)
     _, said = resumed.communicate(timeout=100)
     assert resumed.returncode == 0, said
-    assert "going on: " in said
+    assert "resuming: " in said
     prepare(data_settings(paths=[text], seq_lens=[32, 64, 128, 512], shard_mib=64), tmp_path / "whole")
     assert digests(store) == digests(tmp_path / "whole")
 
@@ -134,7 +134,7 @@ def test_a_begun_store_is_refused_to_other_settings_and_other_input(text, tmp_pa
         m.setattr(pool, "make_shard", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare(data_settings(paths=[text]), tmp_path / "store")
-    with pytest.raises(PrepareError, match=r"is begun with other settings:\n- data.seed: 3 -> 5"):
+    with pytest.raises(PrepareError, match=r"was begun with other settings:\n- data.seed: 3 -> 5"):
         prepare(data_settings(paths=[text], seed=5), tmp_path / "store")
     other = shutil.copytree(text, tmp_path / "other")
     path = other / "part-00.jsonl"
