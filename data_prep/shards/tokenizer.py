@@ -20,6 +20,7 @@ from bert_lamb.data.vocabulary import (
 )
 from bert_lamb.errors import UserError
 from bert_lamb.settings import DataSettings
+from bert_lamb.words import counted
 
 log = logging.getLogger(__name__)
 TRAINING_BYTES = 64 << 20  # of text that a vocabulary is trained on, at most
@@ -80,7 +81,9 @@ def vocabulary_problems(entries: list[str], data: DataSettings) -> list[str]:
         problems.append(f"it lacks {', '.join(missing)}: BERT's vocabularies have {', '.join(SPECIAL_TOKENS)}")
     twice = [entry for entry, count in Counter(entries).items() if count > 1]
     if twice:
-        problems.append(f"{len(twice)} entries occur twice, e.g. {twice[0]!r}: each line must be a different entry")
+        problems.append(
+            f"{counted(len(twice), 'entry occurs', 'entries occur')} twice, e.g. {twice[0]!r}: each line must be a different entry"
+        )
     words = [entry for entry in entries if not (entry.startswith("[") and entry.endswith("]"))]
     upper = [entry for entry in words if entry != entry.lower()]
     if data.lower_case and upper:

@@ -123,7 +123,7 @@ def test_other_input_is_refused_with_the_difference(text, store, tmp_path):
     with pytest.raises(PrepareError) as error:
         prepare(data_settings(paths=[other]), store)
     assert "- input part-00.jsonl: bytes" in str(error.value)
-    assert "- input part-09.jsonl: is among data.paths now, was not read" in str(error.value)
+    assert "- input part-09.jsonl: is among data.paths now, but was not read before" in str(error.value)
 
 
 def test_a_begun_store_is_refused_to_other_settings_and_other_input(text, tmp_path, monkeypatch):
