@@ -59,8 +59,7 @@ class View:
             lengths = ", ".join(self.manifest["instances"]["train"])
             raise InspectError(f"phase{self.number}.seq_len={self.seq_len}: {self.folder} has only lengths {lengths}")
         self.tables = InstanceTables(self.folder, self.manifest, "train", self.seq_len)
-        ids = self.manifest["tokenizer"]["special_ids"]
-        self.special = SpecialIds(ids["[PAD]"], ids["[CLS]"], ids["[SEP]"], ids["[MASK]"])
+        self.special = SpecialIds.of(self.manifest)
         pieces = continuation_pieces(self.vocabulary) if s.masking.whole_word else None
         size = len(self.vocabulary)
         self.rule = MaskRule(s.seed, self.number, s.masking.share, self.special.mask, size, pieces)

@@ -81,9 +81,8 @@ def vocabulary_problems(entries: list[str], data: DataSettings) -> list[str]:
         problems.append(f"it lacks {', '.join(missing)}: BERT's vocabularies have {', '.join(SPECIAL_TOKENS)}")
     twice = [entry for entry, count in Counter(entries).items() if count > 1]
     if twice:
-        problems.append(
-            f"{counted(len(twice), 'entry occurs', 'entries occur')} twice, e.g. {twice[0]!r}: each line must be a different entry"
-        )
+        many = counted(len(twice), "entry occurs", "entries occur")
+        problems.append(f"{many} twice, e.g. {twice[0]!r}: each line must be a different entry")
     words = [entry for entry in entries if not (entry.startswith("[") and entry.endswith("]"))]
     upper = [entry for entry in words if entry != entry.lower()]
     if data.lower_case and upper:

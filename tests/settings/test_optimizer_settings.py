@@ -12,7 +12,7 @@ from bert_lamb.plan import _shown
 from bert_lamb.settings import SettingsError, conf_dir
 from bert_lamb.training.assembly import make_optimizer
 
-FILES = {path.stem for path in (Path(conf_dir()) / "optimizer").glob("*.yaml")}
+FILES = {path.stem for path in (Path(conf_dir()) / "optimizer").glob("[!_]*.yaml")}
 PRESET_OF = {
     "lamb": "paper", "lamb_google": "google", "lamb_apex": "apex", "lamb_nvlamb": "nvlamb", "nlamb": "nlamb",
     "nnlamb": "nnlamb", "lans": "lans", "adamw": "adamw", "lars": "lars",

@@ -61,7 +61,7 @@ def test_three_tasks_one_of_them_killed_give_the_bytes_of_one_process(texts, who
     assert missing > 0
     assert not (store / "manifest.json").exists()
     closing = ended(command(*settings))
-    assert "the input is as it was when it was read" in closing
+    assert "the input is unchanged" in closing
     assert f"resuming: {12 - missing} of 12 shards are finished" in closing
     assert digests(store) == whole
     assert "prepared already" in ended(command(*settings, "data.part=1"))
