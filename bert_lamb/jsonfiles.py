@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_lamb.files import free_name, write_whole
+from bert_lamb.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def clean_lines(path: Path, fits: Fits) -> int:
             file.writelines(line + b"\n" for line in bad)
         kept = [line for line in content[:whole].split(b"\n") if parse_object(line, fits) is not None]
         write_whole(path, b"".join(line + b"\n" for line in kept))
-        log.warning("%s: %d lines cannot be read; kept aside in %s", path, len(bad), aside.name)
+        log.warning("%s: %s cannot be read; set aside in %s", path, counted(len(bad), "line"), aside.name)
     elif whole < len(content):
         os.truncate(path, whole)
     return len(bad)

@@ -1,7 +1,8 @@
 """Sweeps: `python -m bert_lamb.sweep optimizer=lamb,adamw seed=0,1`. One run folder a trial, the data shared.
 
 A trial is the chain of stage commands with the trial's own overrides, each in its own process, so that it may own
-several ranks and so that one that fails does not end the others. Run again, finished stages are skipped.
+several ranks and so that one that fails does not end the others. When the command is run again, finished stages are
+skipped. On Ctrl-C or SIGTERM the running stage saves, and the sweep ends with exit code 75.
 """
 
 import hashlib
@@ -23,17 +24,15 @@ from bert_lamb.settings import Settings, command
 log = logging.getLogger(__name__)
 
 
-@command(
-    checked=False, multirun=True
-)  # each stage checks; a trial that cannot run is told of and does not end the others
+@command(checked=False, multirun=True)  # each stage checks: a trial that cannot run does not end the others
 def trial(s: Settings) -> None:
-    """One trial: its stages in order, then a line for the summary."""
+    """One trial: its stages in order, then its record for the summary."""
     hydra = HydraConfig.get()
     overrides, number = list(hydra.overrides.task), int(hydra.job.num)
     log.info("trial %d: %s", number, " ".join(overrides))
     failed, reason = first_failure(overrides)
     if failed:
-        log.error("trial %d: %s failed; the others go on", number, failed)
+        log.error("trial %d: %s failed; the other trials are run", number, failed)
     folder = None if failed == STAGES[0] else str(locate_run(s).path)
     record = {"overrides": overrides, "folder": folder, "failed": failed, "reason": reason}
     folder_of_sweep = Path(hydra.sweep.dir)
@@ -42,13 +41,12 @@ def trial(s: Settings) -> None:
 
 
 def is_trial(value: dict[str, Any]) -> bool:
-    """Whether an object is what a trial writes."""
-    words = [value.get(name, 0) for name in ("folder", "failed", "reason")]
-    overrides = value.get("overrides")
+    """Whether an object is the record of a trial."""
+    overrides, rest = value.get("overrides"), [value.get(key) for key in ("folder", "failed", "reason")]
     return (
         isinstance(overrides, list)
-        and all(isinstance(word, str) for word in overrides)
-        and all(word is None or isinstance(word, str) for word in words)
+        and all(isinstance(one, str) for one in overrides)
+        and all(one is None or isinstance(one, str) for one in rest)
     )
 
 
@@ -63,14 +61,15 @@ def main() -> None:
         old.unlink()
     sys.argv = [sys.argv[0], "--multirun", *overrides]
     trial()
-    read = [read_object(path, is_trial) for path in sorted(folder.glob("trial-*.json"))]
-    trials, damaged = [found for found, _ in read if found], [problem for _, problem in read if problem]
-    if not read:  # --cfg, --help
+    records = [read_object(path, is_trial) for path in sorted(folder.glob("trial-*.json"))]
+    if not records:  # --cfg, --help
         return
+    trials = [record for record, _ in records if record]
     table = summary([Path(t["folder"]) for t in trials if t["folder"]])
     failures = "".join(
         f"\nfailed in {t['failed']}: {' '.join(t['overrides'])}\n  {t['reason']}" for t in trials if t["failed"]
-    ) + "".join(f"\n{problem}" for problem in damaged)
+    )
+    failures += "".join(f"\n{problem}: run the same command again" for _, problem in records if problem)
     write_whole(folder / "summary.md", (table + failures + "\n").encode())
     print(f"{table}{failures}\n\n{folder / 'summary.md'}")
     sys.exit(1 if failures else 0)

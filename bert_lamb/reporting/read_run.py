@@ -10,6 +10,7 @@ from bert_lamb.errors import UserError
 from bert_lamb.jsonfiles import Fits, read_lines, read_object
 from bert_lamb.run import RESULT, ArmFolder, Origin, RunFolder, is_arm_result, is_event, is_metrics_line
 from bert_lamb.settings import RECIPE_PARTS, SettingsFileError, leaves, load_yaml, mistyped, recipe_hash, source_of
+from bert_lamb.words import counted
 
 NEEDED = ("experiment", "seed", "model.name", "data.source", "phase1.steps", "phase1.global_batch", "phase2.steps",
           "phase2.global_batch", "phase2.seq_len", "finetune.dev_file")  # of settings, in every version  # fmt: skip
@@ -88,7 +89,7 @@ def read_run(path: Path) -> RunRecord:
     """The record of a run folder; whatever a stage has not written yet, or what is damaged, is empty."""
     folder = RunFolder(path)
     if not folder.settings_file.is_file():
-        raise ReportError(f"{path} is no run folder: it has no settings.yaml; run `make pretrain` first")
+        raise ReportError(f"{path} is not a run folder: it has no settings.yaml; run `make pretrain` first")
     settings = _settings(folder.settings_file)
     files: dict[Path, Fits] = {  # what the report takes from each file must be there
         folder.recipe_file: bool,
@@ -107,9 +108,9 @@ def read_run(path: Path) -> RunRecord:
     arms = [_arm(arm) for arm in folder.finished_arms()]
     problems = [
         *(problem for _, problem in read.values() if problem),
-        *(f"{file}: {len(bad)} lines cannot be read" for file, (_, bad) in logs.items() if bad),
+        *(f"{file}: {counted(len(bad), 'line')} cannot be read" for file, (_, bad) in logs.items() if bad),
         *(problem for _, wrong in arms for problem in wrong),
-        *(f"{aside} was kept aside" for aside in _kept_aside(path)),
+        *(f"{aside} was set aside as damaged" for aside in _kept_aside(path)),
     ]
     return RunRecord(
         name=f"{settings.experiment}-{recipe_hash(value[folder.recipe_file])}",
@@ -128,7 +129,7 @@ def read_run(path: Path) -> RunRecord:
 def recipe_rows(s: DictConfig) -> list[tuple[str, str, str]]:
     """Key, value and source of everything that decides the pretrained weights and the F1."""
     parts = {part: plain(s)[part] for part in (*RECIPE_PARTS, "finetune") if part in s}  # older runs lack some
-    unset = {"optimizer": "the preset's", "phase2": "phase 1's schedule goes on"}  # what null means there
+    unset = {"optimizer": "the preset's", "phase2": "phase 1's schedule continues"}  # what null means there
     return [
         (key, unset.get(key.split(".")[0], "none") if value is None else str(value), source_of(s.sources, key))
         for key, value in leaves(parts)
@@ -149,7 +150,7 @@ def _settings(path: Path) -> DictConfig:
     if problem := mistyped(settings):
         raise ReportError(f"{path} is damaged: {problem}")
     if lost := [key for key in NEEDED if OmegaConf.select(settings, key) is None]:
-        raise ReportError(f"{path} is damaged: it holds no {', '.join(lost)}")
+        raise ReportError(f"{path} is damaged: it lacks {', '.join(lost)}")
     return settings
 
 

@@ -27,7 +27,7 @@ Check = Callable[[Settings], list[str]]
 
 
 NO_MULTIRUN = (
-    "--multirun (-m) would run this stage alone for each combination, without what comes before it; `bert-lamb sweep` "
+    "--multirun (-m) would run only this stage for each combination, without the stages before it; `bert-lamb sweep` "
     "(make sweep) runs the whole chain for each: bert-lamb sweep optimizer=lamb,adamw seed=0,1"
 )
 

@@ -16,6 +16,7 @@ from bert_lamb.files import write_whole
 from bert_lamb.jsonfiles import parse_json
 from bert_lamb.locks import one_at_a_time
 from bert_lamb.settings import DataSettings
+from bert_lamb.words import counted
 from data_prep.reading.slices import Piece, Plan, PlannedFile, Slice, as_slices, plan_files
 from data_prep.reading.sources import SourceFile
 from data_prep.shards.folder import StoreFolder
@@ -44,7 +45,7 @@ def one_task_reads(folder: StoreFolder) -> Iterator[None]:
     with one_at_a_time(folder.lock_file, "of this store reads the input") as without_locks:
         if without_locks:
             why = without_locks.strerror
-            log.warning("no file locks in %s (%s): several tasks may each read the input", folder.path, why)
+            log.warning("no file locks in %s (%s): each task may have to read the input itself", folder.path, why)
         yield
 
 
@@ -61,13 +62,13 @@ def kept_plan(
     known = {f.file: f for f, was in kept if f.file in asked and was is not None and was == states[f.file.path]}
     fresh = [file for file in files if file not in known]
     if fresh:
-        log.info("reading %d input file%s once, for checksums and slices", len(fresh), "s" * (len(fresh) != 1))
+        log.info("reading %s once, for checksums and slices", counted(len(fresh), "input file"))
         planned = [*known.values(), *plan_files(data, fresh, threads)]
         content = {"settings": settings, "files": [_as_json(f, states[f.file.path]) for f in planned]}
         write_whole(folder.plan_file, json.dumps(content).encode())
     else:
         planned = [*known.values()]
-        log.info("the input is as it was when it was read (%d files, by size and time of change)", len(files))
+        log.info("the input is unchanged (%s, by size and modification time)", counted(len(files), "file"))
     return as_slices(planned, data)
 
 

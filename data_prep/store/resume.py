@@ -115,7 +115,7 @@ def refuse_other(folder: StoreFolder, there: dict[str, Any], asked: dict[str, An
     lines += source_differences(there["sources"], asked["sources"])
     lines += difference(there.get("libraries", {}), asked["libraries"], "library ") if "libraries" in asked else []
     if lines:
-        kind = "holds data prepared" if folder.manifest_file.is_file() else "is begun"
+        kind = "was prepared" if folder.manifest_file.is_file() else "was begun"
         raise PrepareError(
             f"{folder.path} {kind} with other settings:\n"
             + "\n".join(f"- {line}" for line in lines)
@@ -130,9 +130,9 @@ def source_differences(there: list[dict[str, Any]], asked: list[dict[str, Any]])
     for key in sorted(old.keys() | new.keys()):
         name = key[0]
         if key not in new:
-            lines.append(f"input {name}: was read, is not among data.paths now")
+            lines.append(f"input {name}: was read before, but is not among data.paths now")
         elif key not in old:
-            lines.append(f"input {name}: is among data.paths now, was not read")
+            lines.append(f"input {name}: is among data.paths now, but was not read before")
         else:
             changed = [k for k in old[key].keys() & new[key].keys() if old[key][k] != new[key][k]]
             lines += [f"input {name}: {k} {old[key][k]} -> {new[key][k]}" for k in sorted(changed)]

@@ -1,4 +1,4 @@
-"""Imports flow one way, files stay short, and nothing loads what could run code (design, section 8)."""
+"""Imports flow one way, files stay short, and nothing loads what could run code."""
 
 import ast
 import re
