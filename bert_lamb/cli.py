@@ -8,17 +8,17 @@ from bert_lamb.errors import EXIT_USAGE
 
 STAGES = {  # name: module, what it does
     "fetch": ("data_prep.fetch", "downloads the corpus that data.hub or data.dataset names"),
-    "prepare": ("data_prep.prepare", "raw text to a token store"),
-    "inspect": ("data_prep.inspect", "a prepared sequence decoded, its mask, a step's batch"),
-    "report-data": ("bert_lamb.report_data", "figures of a prepared store"),
-    "plan": ("bert_lamb.plan", "steps, tokens, FLOPs and hours of a recipe, each setting with its source"),
-    "rehearse": ("bert_lamb.rehearse", "a recipe's whole chain made small, in about a minute"),
-    "pretrain": ("bert_lamb.pretrain", "both phases, from a token store to weights"),
-    "finetune": ("bert_lamb.finetune", "SQuAD fine-tuning and F1 of a pretrained run"),
+    "prepare": ("data_prep.prepare", "turns raw text into a token store"),
+    "inspect": ("data_prep.inspect", "shows a prepared sequence, its mask, and the batch of a step"),
+    "report-data": ("bert_lamb.report_data", "writes figures of a prepared store"),
+    "plan": ("bert_lamb.plan", "prints steps, tokens, FLOPs and hours of a recipe, and the source of each setting"),
+    "rehearse": ("bert_lamb.rehearse", "runs a recipe's whole chain, made small, in about a minute"),
+    "pretrain": ("bert_lamb.pretrain", "trains both phases on a token store"),
+    "finetune": ("bert_lamb.finetune", "fine-tunes a pretrained run on SQuAD and computes F1"),
     "evaluate": ("bert_lamb.evaluate", "scores a run's predictions again"),
-    "report": ("bert_lamb.report", "tables and figures of a run"),
-    "verify": ("bert_lamb.verify", "hashes a token store and a run again"),
-    "sweep": ("bert_lamb.sweep", "a run for each combination of settings"),
+    "report": ("bert_lamb.report", "writes tables and figures of a run"),
+    "verify": ("bert_lamb.verify", "checks the hashes of a token store and a run"),
+    "sweep": ("bert_lamb.sweep", "runs the chain for each combination of settings"),
 }
 
 

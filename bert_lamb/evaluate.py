@@ -15,7 +15,8 @@ from bert_lamb.jsonfiles import read_object
 from bert_lamb.parallel import run_device
 from bert_lamb.run import ArmFolder, RunFolder, is_arm_result, locate_run
 from bert_lamb.settings import Settings, command, read_settings
-from bert_lamb.tasks.squad_data import Question, cut_windows, read_squad
+from bert_lamb.squadfiles import Question, read_squad
+from bert_lamb.tasks.squad_data import cut_windows
 from bert_lamb.tasks.squad_metrics import score
 from bert_lamb.tasks.squad_model import load_span_model
 from bert_lamb.tasks.squad_predict import answer

@@ -51,7 +51,8 @@ def write_whole(path: Path, content: bytes) -> None:
     """Writes a file that appears under its name complete or not at all."""
     # not by process id: those of two machines may be the same
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    temporary.write_bytes(content)
+    with temporary.open("xb") as file:  # never through a link
+        file.write(content)
     rename_synced(temporary, path)
 
 

@@ -1,5 +1,4 @@
-"""One process at a time: locks that end with their process. Imports nothing of ours but errors.
-
+"""One process at a time: locks that end with their process.
 Where a file system has no locks, a lease stands in their place: a file that its owner renews, and that counts no more
 once it has not been renewed for some time.
 """
@@ -17,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bert_lamb.errors import EXIT_USAGE, UserError
+from bert_lamb.jsonfiles import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def _age_s(path: Path) -> float | None:
 
 def _owner(path: Path) -> str:
     try:
-        about = json.loads(path.read_text())
+        about = parse_json(path.read_bytes())
         return f"process {about['process']} of {about['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -32,7 +32,7 @@ def main(s: Settings) -> None:
     warnings = [*unused_devices(s), *memory_warnings(s, plan)]
     print("\n".join([budget_text(s, plan), *(f"  warning: {warning}" for warning in warnings)]))
     if manifest is None:
-        print(f"  (no prepared data in {data_folder(s)} yet: the vocabulary is taken as data.vocab_size)")
+        print(f"  (no prepared data in {data_folder(s)} yet: the size of the vocabulary is taken from data.vocab_size)")
     print("\nsettings that decide the result, and where each value comes from:")
     parts = {part: as_dict(s)[part] for part in (*RECIPE_PARTS, "finetune")}
     rows = [(name, _shown(s, name, value), source_of(s.sources, name)) for name, value in leaves(parts)]
@@ -45,7 +45,7 @@ def _shown(s: Settings, name: str, value: Any) -> str:
     """The value; where the optimizer's preset decides, the preset's."""
     part, _, leaf = name.partition(".")
     if part != "optimizer" or value is not None:
-        return str(value)
+        return "none" if value is None else str(value)
     preset = LARS if s.optimizer.preset == "lars" else PRESETS[s.optimizer.preset]
     if leaf in without_effect(s.optimizer.preset):
         return "not used"

@@ -12,6 +12,7 @@ from bert_lamb.files import write_whole
 from bert_lamb.reporting.data_figures import SHOWN_REASONS, draw_data_figures
 from bert_lamb.reporting.data_numbers import StoreNumbers, read_store, reasons
 from bert_lamb.settings import Settings, command
+from bert_lamb.words import counted
 
 UNKNOWN = "[UNK]"
 
@@ -40,22 +41,22 @@ def _counts(numbers: StoreNumbers) -> Iterator[str]:
     unknown = numbers.vocabulary.index(UNKNOWN)
     median = int(np.median(numbers.document_lengths))
     yield (
-        f"{counts['documents']:,} documents for training, {counts['sentences']:,} sentences, {total:,} tokens; "
-        f"{counts['heldout_documents']:,} documents held out. A document has "
-        f"{total / max(1, counts['documents']):,.0f} tokens in the mean, {median:,} in the median; a sentence "
+        f"{counted(counts['documents'], 'document')} for training, {counted(counts['sentences'], 'sentence')}, "
+        f"{counted(total, 'token')}; {counted(counts['heldout_documents'], 'document')} held out. A document has "
+        f"{total / max(1, counts['documents']):,.0f} tokens on average (median {median:,}), a sentence "
         f"{total / max(1, counts['sentences']):.1f}."
     )
     yield ""
     yield (
-        f"Unigram entropy {numbers.manifest['unigram_entropy_nats']:.3f} nats: the MLM loss of a model that knows "
-        f"only how often each entry occurs. Of {len(numbers.vocabulary):,} entries {unused:,} never occur; "
+        f"The unigram entropy is {numbers.manifest['unigram_entropy_nats']:.3f} nats: the MLM loss of a model that "
+        f"knows only how often each entry occurs. {unused:,} of {len(numbers.vocabulary):,} entries never occur; "
         f"{numbers.token_counts[unknown] / total:.3%} of the tokens are {UNKNOWN}."
     )
     yield ""
 
 
 def _table(numbers: StoreNumbers) -> Iterator[str]:
-    yield "| length | passes | sequences a pass | tokens a sequence | padded to the length, real tokens | random next |"
+    yield "| length | passes | sequences per pass | tokens per sequence | real tokens if padded | random next |"
     yield "|---|---|---|---|---|---|"
     for length, passes in sorted(numbers.passes.items()):
         instances, tokens = (sum(p[name] for p in passes) for name in ("instances", "tokens"))
@@ -76,7 +77,8 @@ def _reasons(numbers: StoreNumbers) -> Iterator[str]:
         yield "|---|---|---|"
         yield from (f"| {reason} | {count:,} | {kind} |" for reason, count, kind in found[:SHOWN_REASONS])
         if len(found) > SHOWN_REASONS:
-            yield f"| {len(found) - SHOWN_REASONS} more reasons | {sum(n for _, n, _ in found[SHOWN_REASONS:]):,} | |"
+            rest = found[SHOWN_REASONS:]
+            yield f"| {counted(len(rest), 'more reason')} | {sum(count for _, count, _ in rest):,} | |"
     yield ""
     yield from (f"- {note}" for note in numbers.manifest["notes"])
     yield ""

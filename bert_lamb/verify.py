@@ -28,6 +28,7 @@ from bert_lamb.run import (
     locate_run,
 )
 from bert_lamb.settings import Settings, command, recipe_hash
+from bert_lamb.words import counted
 
 
 class VerifyError(UserError):
@@ -49,7 +50,7 @@ def verify_folders(paths: list[Path]) -> None:
     for path in paths:
         folder = RunFolder(path)
         if not folder.settings_file.is_file():
-            raise VerifyError(f"{path} is no run folder: it has no settings.yaml")
+            raise VerifyError(f"{path} is not a run folder: it has no settings.yaml")
         store = data_folder(folder.settings())
         if store.is_dir():
             wrong += verify_store_again(store)
@@ -60,7 +61,8 @@ def verify_folders(paths: list[Path]) -> None:
 def finish(wrong: list[str]) -> None:
     """Nothing, or VerifyError with the whole list."""
     if wrong:
-        raise VerifyError(f"{len(wrong)} files are damaged or missing:\n- " + "\n- ".join(wrong))
+        count = "1 file is" if len(wrong) == 1 else f"{len(wrong)} files are"
+        raise VerifyError(f"{count} damaged or missing:\n- " + "\n- ".join(wrong))
 
 
 def verify_store_again(store: Path) -> list[str]:
@@ -82,7 +84,7 @@ def verify_run(folder: RunFolder, store: Path) -> list[str]:
         print(f"{folder.path}: no run there yet")
         return []
     wrong = _small_files(folder, store)
-    print(f"{folder.path}: records, " + (f"{len(wrong)} cannot be right" if wrong else "readable, of one recipe"))
+    print(f"{folder.path}: records, " + (f"{len(wrong)} damaged" if wrong else "readable and of one recipe"))
     for number in (1, 2):
         for path in list_checkpoints(folder.checkpoints(number)):
             found = damage(path)
@@ -97,7 +99,7 @@ def verify_run(folder: RunFolder, store: Path) -> list[str]:
 
 def told(part: Path, files: int, wrong: list[str]) -> list[str]:
     """Prints a part's line; returns what is wrong with it."""
-    print(f"{part}: {files} files, " + (f"{len(wrong)} damaged or missing" if wrong else "as they were written"))
+    print(f"{part}: {counted(files, 'file')}, " + (f"{len(wrong)} damaged or missing" if wrong else "unchanged"))
     return wrong
 
 
@@ -108,11 +110,11 @@ def _small_files(folder: RunFolder, store: Path) -> list[str]:
     logs = {folder.events_file: is_event, **{folder.metrics_file(n): is_metrics_line for n in (1, 2)}}
     for file, fits in logs.items():
         if bad := read_lines(file, fits)[1]:
-            wrong.append(f"{file}: {len(bad)} lines cannot be read")
+            wrong.append(f"{file}: {counted(len(bad), 'line')} cannot be read")
     recipe: dict[str, Any] = read_object(folder.recipe_file)[0] or {}
     for manifest in (folder.manifest_file, store / MANIFEST):
         if recipe and manifest.is_file() and file_sha256(manifest) != recipe.get("data"):
-            wrong.append(f"{manifest} is not the manifest of the data that the run read")
+            wrong.append(f"{manifest} is not the manifest of the data that the run used")
     start = f"{folder.settings().experiment}-"
     named = folder.path.name.removeprefix(start)
     if recipe and re.fullmatch("[0-9a-f]{10}", named) and named != recipe_hash(recipe):

@@ -38,4 +38,4 @@ def rate_words(phases: Sequence[dict[str, Any]]) -> str:
     sources: dict[str, dict[str, None]] = {}
     for p in phases:
         sources.setdefault(p["tflops_from"], {})[f"{p['tflops']:.3g}"] = None
-    return "; ".join(f"{' and '.join(rates)} TFLOP/s a device ({source})" for source, rates in sources.items())
+    return "; ".join(f"{' and '.join(rates)} TFLOP/s per device ({source})" for source, rates in sources.items())

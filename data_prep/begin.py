@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from bert_lamb.settings import Settings, command
+from bert_lamb.words import counted
 from data_prep.shards.folder import StoreFolder
 from data_prep.store.build import StoreBuild
 from data_prep.store.endings import worded_errors
@@ -26,7 +27,10 @@ def main(s: Settings) -> None:
         plan = build.plan()
         build.vocabulary()
     log.info(
-        "begun: %s, %d slices of %.1f MB; more data.parts would be idle", folder, len(plan.slices), plan.size / 1e6
+        "begun: %s, %s (%.1f MB in all); more data.parts than slices would be idle",
+        folder,
+        counted(len(plan.slices), "slice"),
+        plan.size / 1e6,
     )
 
 

@@ -12,8 +12,10 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from bert_lamb.checksums import is_inside
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings, Settings, command
+from bert_lamb.words import counted
 from data_prep.reading.dataset_rows import keep_rows
 from data_prep.reading.hub_files import HubError, about_path, hub_files, hub_folder, read_about
 from data_prep.reading.sources import parts
@@ -28,7 +30,7 @@ def main(s: Settings) -> None:
     """Fetches the corpus that the settings name."""
     if s.data.source == "hf":
         keep_rows(s.data)
-        log.info("fetched: `make prepare` with the same settings needs no network")
+        log.info("fetched; `make prepare` with the same settings needs no network")
         return
     wanted = [source for _, source, _ in parts(s.data) if source.hub and not source.paths]
     for source in wanted or [s.data]:
@@ -44,7 +46,12 @@ def fetch(data: DataSettings) -> None:
         write_whole(about_path(data), json.dumps(about | {"complete": False}).encode())
         total = sum(known["size"] for known in about["files"].values())
         log.info(
-            "%s at %s: %d files, %.2f GB, to %s", hub.dataset, about["commit"], len(about["files"]), total / 1e9, folder
+            "%s at %s: %s, %.2f GB, to %s",
+            hub.dataset,
+            about["commit"],
+            counted(len(about["files"]), "file"),
+            total / 1e9,
+            folder,
         )
         there = {name for name, known in about["files"].items() if is_whole(folder / name, known)}
         progress = ProgressBar(total, sum(about["files"][name]["size"] for name in there), "fetch")
@@ -54,12 +61,13 @@ def fetch(data: DataSettings) -> None:
         progress.end()
     except OUT_OF_REACH as error:
         raise HubError(
-            f"the hub gives no {data.hub}: {(str(error) or type(error).__name__).splitlines()[0]}. What is there "
-            f"already stays, and the same command goes on. Without the hub: copy {folder} from a machine that "
-            "has it, or name local files of the same text, data.paths=[...] (parquet, jsonl or txt)"
+            f"{data.hub} could not be fetched from the hub: {(str(error) or type(error).__name__).splitlines()[0]}. "
+            f"What has been downloaded is kept; run the same command again to go on. Without the hub: copy {folder} "
+            "from a machine that has it, or name local files of the same text, data.paths=[...] (parquet, jsonl or "
+            "txt)"
         ) from error
     write_whole(about_path(data), json.dumps(about | {"complete": True}).encode())
-    log.info("fetched: `make prepare` with the same settings needs no network")
+    log.info("fetched; `make prepare` with the same settings needs no network")
 
 
 def listed(api: HfApi, data: DataSettings) -> dict[str, Any]:
@@ -68,9 +76,9 @@ def listed(api: HfApi, data: DataSettings) -> dict[str, Any]:
     info = api.dataset_info(hub.dataset, revision=hub.revision, files_metadata=True)
     chosen = [file for file in info.siblings or [] if fnmatch(file.rfilename, hub.pattern)]
     if not chosen:
-        raise HubError(f"data.hub={data.hub}: no file of {hub.dataset} at {info.sha} fits {hub.pattern}")
-    if outside := [file.rfilename for file in chosen if ".." in file.rfilename.split("/")]:
-        raise HubError(f"data.hub={data.hub}: {outside[0]} would lie outside of data.root")
+        raise HubError(f"data.hub={data.hub}: no file of {hub.dataset} at {info.sha} matches {hub.pattern}")
+    if outside := [file.rfilename for file in chosen if not is_inside(file.rfilename)]:
+        raise HubError(f"data.hub={data.hub}: {outside[0]} would be outside of data.root")
     if unknown := [file.rfilename for file in chosen if not file.lfs]:
         raise HubError(
             f"data.hub={data.hub}: the hub lists no SHA-256 for {', '.join(unknown)}: choose another pattern"
@@ -86,7 +94,7 @@ def download(api: HfApi, dataset: str, commit: str, name: str, known: dict[str, 
         aside = folder / f"{name}.damaged"
         (folder / name).replace(aside)
         raise HubError(
-            f"{aside} is not what the hub lists (size, SHA-256): fetch again; data.root's disk may be at fault"
+            f"{aside} differs from what the hub lists (size, SHA-256): fetch again; the disk of data.root may be faulty"
         )
 
 

@@ -25,6 +25,7 @@ from bert_lamb.data.vocabulary import (
 )
 from bert_lamb.errors import UserError
 from bert_lamb.settings import Settings, command
+from bert_lamb.words import counted
 from data_prep.shards.encoder import Encoder
 from data_prep.store.document_way import SENTENCES, as_stored, find_document, more, of_raw, sequences_of
 
@@ -56,10 +57,9 @@ class View:
         self.seq_len = self.phase.seq_len
         if str(self.seq_len) not in self.manifest["instances"]["train"]:
             lengths = ", ".join(self.manifest["instances"]["train"])
-            raise InspectError(f"phase{self.number}.seq_len={self.seq_len}: {self.folder} has {lengths}")
+            raise InspectError(f"phase{self.number}.seq_len={self.seq_len}: {self.folder} has only lengths {lengths}")
         self.tables = InstanceTables(self.folder, self.manifest, "train", self.seq_len)
-        ids = self.manifest["tokenizer"]["special_ids"]
-        self.special = SpecialIds(ids["[PAD]"], ids["[CLS]"], ids["[SEP]"], ids["[MASK]"])
+        self.special = SpecialIds.of(self.manifest)
         pieces = continuation_pieces(self.vocabulary) if s.masking.whole_word else None
         size = len(self.vocabulary)
         self.rule = MaskRule(s.seed, self.number, s.masking.share, self.special.mask, size, pieces)
@@ -75,22 +75,23 @@ class View:
         if found is None:
             count = self.manifest["counts"]["documents"]
             raise InspectError(
-                f"inspect.document={wanted}: {self.folder} has no document of this id; choose one that "
+                f"inspect.document={wanted}: {self.folder} has no document of this id; choose an id that "
                 f"`make inspect` shows, or a number from 0 to {count - 1}"
             )
         data = as_stored(self.s.data, self.manifest["settings"])
         yield f"document {found.id}, {found.split}, shard {found.shard}"
         yield from of_raw(data, Encoder(self.tokenizer, self.manifest["tokenizer"]["lower_case"]), found)
-        yield f"tokens, {found.place[1] - found.place[0]:,} in {len(found.sentences)} sentences:"
+        yield f"tokens ({found.place[1] - found.place[0]:,} in {counted(len(found.sentences), 'sentence')}):"
         for i, ids in enumerate(found.sentences[:SENTENCES]):
             yield f"  {i}: {' '.join(self.vocabulary[token] for token in ids)}"
         yield from more(len(found.sentences) - SENTENCES, "sentences")
         if found.split != "train":
-            yield "held out of training: no sequence is trained on"
+            yield "held out: it is in no training sequence"
             return
         pass_ = self.s.inspect.epoch % self.tables.passes
         first, second = sequences_of(self.tables, found, pass_)
-        yield f"sequences of length {self.seq_len} in pass {pass_}: A of {len(first)}, random B of {len(second)} others"
+        where = f"sequences of length {self.seq_len} in pass {pass_}"
+        yield f"{where}: it is A in {len(first)}, and random B in {len(second)}"
         if first or second:
             yield from self.sequence(self.s.inspect.epoch, (first or second)[0])
 
@@ -128,7 +129,7 @@ class View:
         words = [self.vocabulary[i] for i in seen]
         for place, label in zip(places, labels, strict=True):
             words[place] = f"{{{words[place]}|{self.vocabulary[label]}}}"
-        yield f"  masked, {len(places)} of {len(ids)} tokens, as {{what the model sees|what it must say}}:"
+        yield f"  masked, {len(places)} of {len(ids)} tokens, shown as {{what the model sees|what it must predict}}:"
         yield f"     {joined(words)}"
 
     def step(self, number: int) -> Iterator[str]:
@@ -138,7 +139,7 @@ class View:
         lengths = spans.lengths
         epochs = ", ".join(str(e) for e in np.unique(chosen.epoch))
         yield (
-            f"step {number} of phase {self.number}: {len(lengths)} sequences of epoch {epochs}, "
+            f"step {number} of phase {self.number}: {counted(len(lengths), 'sequence')} of epoch {epochs}, "
             f"{lengths.sum()} tokens ({lengths.min()} to {lengths.max()}), "
             f"{masked_counts(lengths, self.rule.share).sum()} masked, "
             f"{np.mean(spans.is_next == 0):.1%} with a random B"

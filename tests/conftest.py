@@ -12,8 +12,17 @@ from tools import make_store
 from bert_lamb.training.repeatable import set_deterministic
 from data_prep.prepare import prepare
 
-# A shell starts background jobs with Ctrl-C ignored, and so would be every program that a test starts and interrupts.
+# A shell starts background jobs with Ctrl-C ignored, nohup with SIGHUP; programs that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_of_the_users(tmp_path_factory):
+    """Nothing is read from the user's own cache or written to it, by subprocesses neither."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,7 @@ def data_settings(**given) -> DataSettings:
 
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a store; stamps of verification are no part of it."""
-    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".verified"))
+    files = (p for p in folder.rglob("*") if p.is_file())
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

@@ -9,17 +9,22 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bert_lamb.bench import measured
 from bert_lamb.bench.own_text import take, texts
 from bert_lamb.bench.pages import how_measured, put_section
 from bert_lamb.data.manifest import read_manifest
+from bert_lamb.errors import UserError
+from bert_lamb.jsonfiles import parse_object
+from bert_lamb.words import counted
 
 OURS, PIPELINE = "prepare", "datasets.map, padded and masked"
 DUMP, PAGES = "prepare, from a dump", "a dump's pages to text alone"
@@ -27,6 +32,15 @@ PEERS = "bert_lamb.bench.peers.pipelines"
 LENGTHS = (128, 512)
 CORPUS_GB = 20  # English Wikipedia and BookCorpus: 3.3 G words (Devlin et al. 2018) of some 6 bytes
 CORES = (2, 16, 64)
+
+
+class ContenderError(UserError):
+    """A contender failed, or did not say what it was to say."""
+
+
+def is_about_pages(value: dict[str, Any]) -> bool:
+    """Whether an object is what the contender that reads a dump's pages prints last."""
+    return all(isinstance(value.get(key), int | float) for key in ("documents", "parser_share"))
 
 
 @dataclass
@@ -46,16 +60,25 @@ class Contender:
         return statistics.median(self.cpu_s)
 
     def turn(self) -> None:
-        """Runs once. RuntimeError with its last words where it fails."""
+        """Runs once. ContenderError with its last words if it fails."""
         if self.out:
             shutil.rmtree(self.out, ignore_errors=True)
         env = os.environ | {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-S", measured.__file__, sys.executable, "-m", *self.command]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{self.name} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-        *self.said, last = done.stdout.splitlines()
-        cpu_s, peak_mib = map(float, last.split())
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, env=env, start_new_session=True, **pipes) as process:
+            try:
+                out, errors = process.communicate()
+            except BaseException:  # Ctrl-C or SIGTERM: what it has started ends with it
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        if process.returncode:
+            raise ContenderError(f"{self.name} ended with exit code {process.returncode}:\n{errors[-2000:]}")
+        *self.said, last = out.splitlines() or [""]
+        try:
+            cpu_s, peak_mib = map(float, last.split())
+        except ValueError:
+            raise ContenderError(f"{self.name} did not print its time and memory, but {last[:200]!r}") from None
         self.cpu_s.append(cpu_s)
         self.peak_mib.append(peak_mib)
         if self.out:
@@ -89,7 +112,7 @@ def line_up(text: Path, dumps: list[Path], vocabulary: Path, times: int, folder:
 
 def table(contenders: list[Contender], size: int, documents: int, tokens: int) -> list[str]:
     """Rows for contenders that read the same text."""
-    lines = ["| | CPU s | MB/s a core | documents/s a core | peak MiB | bytes written a token |"]
+    lines = ["| | CPU s | MB/s per core | documents/s per core | peak MiB | bytes written per token |"]
     lines += ["|---|---|---|---|---|---|"]
     for c in contenders:
         written = f"{c.written / tokens:.2f}" if c.written else ""
@@ -106,37 +129,40 @@ def shares(contenders: dict[str, Contender], size: int) -> list[str]:
     splitter, tokenizer = (contenders[f"{name} alone"].seconds - reading for name in ("splitter", "tokenizers"))
     ceiling, speed = (size / 1e6 / s for s in (reading + splitter + tokenizer, ours.seconds))
     return [
-        f"Reading, splitter and tokenizer one after the other: {ceiling:.2f} MB/s. prepare, which also cuts the pairs "
-        f"and writes: {speed:.2f}, {speed / ceiling:.2f} of it. The splitter is {splitter / ours.seconds:.0%} of its "
-        "time.",
-        f"Beside the pipeline: {pipeline.seconds / ours.seconds:.1f} times as fast, "
-        f"{pipeline.written / ours.written:.1f} times smaller.",
+        f"Reading, splitter and tokenizer run one after the other reach {ceiling:.2f} MB/s; prepare, which also cuts "
+        f"and writes the pairs, reaches {speed:.2f}, {speed / ceiling:.2f} times as much. The splitter takes "
+        f"{splitter / ours.seconds:.0%} of its time.",
+        f"Compared with the pipeline, prepare is {pipeline.seconds / ours.seconds:.1f} times as fast, and its files "
+        f"are {pipeline.written / ours.written:.1f} times smaller.",
     ]
 
 
 def dump_lines(contenders: dict[str, Contender], dumps: list[Path], store: Path) -> list[str]:
     """The dump's rows, its size being that of the packed files."""
     ours, pages, counts = contenders[DUMP], contenders[PAGES], read_manifest(store)["counts"]
-    about = json.loads(pages.said[-1])
+    last = pages.said[-1] if pages.said else ""
+    about = parse_object(last.encode(), is_about_pages)
+    if about is None:
+        raise ContenderError(f"{PAGES} did not print its figures, but {last[:200]!r}")
     size = sum(path.stat().st_size for path in dumps)
     names = ", ".join(path.name for path in dumps)
     return [
-        f"From dumps ({names}; {size / 1e6:.1f} MB as packed, {about['documents']:,} articles):",
+        f"From dumps ({names}; {size / 1e6:.1f} MB compressed, {about['documents']:,} articles):",
         "",
         *table([ours, pages], size, about["documents"], counts["tokens"] + counts["heldout_tokens"]),
         "",
-        f"Pages to text are {pages.seconds / ours.seconds:.0%} of it, the start of the program in both; of the work "
-        f"on pages mwparserfromhell is {about['parser_share']:.0%}.",
+        f"Turning pages into text takes {pages.seconds / ours.seconds:.0%} of the time (both include the start of the "
+        f"program); mwparserfromhell takes {about['parser_share']:.0%} of the work on pages.",
     ]
 
 
 def prediction(mb_per_s: float, written: float, peak_mib: float) -> list[str]:
     """The full corpus by arithmetic. mb_per_s: a core; written: bytes on disk a byte of text."""
     return [
-        f"The full corpus, {CORPUS_GB} GB of text, by arithmetic: {CORPUS_GB} GB / ({mb_per_s:.2f} MB/s x cores); that "
-        "cores scale is assumed, each makes shards of its own.",
-        f"Disk: {CORPUS_GB * written:.0f} GB ({written:.2f} bytes a byte of text). "
-        f"Memory: {peak_mib:.0f} MiB a process.",
+        f"Estimate for the full corpus, {CORPUS_GB} GB of text: {CORPUS_GB} GB / ({mb_per_s:.2f} MB/s x cores). Linear "
+        "scaling over cores is assumed, because each makes shards of its own.",
+        f"Disk: {CORPUS_GB * written:.0f} GB ({written:.2f} bytes per byte of text). "
+        f"Memory: {peak_mib:.0f} MiB per process.",
         "",
         "| cores | hours |",
         "|---|---|",
@@ -153,10 +179,10 @@ def page(contenders: list[Contender], dumps: list[Path], folder: Path, measure: 
     ours = named[OURS]
     lines = [
         f"{how_measured('bench-data')}. {size / 1e6:.0f} MB of text, {documents:,} documents, {tokens:,} tokens; "
-        f"lengths {LENGTHS[0]} and {LENGTHS[1]}, pairs drawn {passes} times; medians of {rounds} rounds in turn (least "
-        "and most in brackets). One core each; time of the processor, start of the program included. The "
-        "create_pretraining_data of google-research/bert is not among them: it runs on TensorFlow 1, of which there is "
-        "no build for this Python.",
+        f"lengths {LENGTHS[0]} and {LENGTHS[1]}, pairs drawn {counted(passes, 'time')}; medians of "
+        f"{counted(rounds, 'interleaved round')} (minimum and maximum in brackets). Each runs on one core; processor "
+        "time, including the start of the program. The create_pretraining_data of google-research/bert is not "
+        "included: it needs TensorFlow 1, which has no build for this Python.",
         "",
         *table([c for c in contenders if c.name not in (DUMP, PAGES)], size, documents, tokens),
         "",
@@ -173,11 +199,22 @@ def main() -> None:
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="files or folders, as for data.paths")
     parser.add_argument("--vocab", type=Path, required=True, help="a WordPiece vocab.txt")
     parser.add_argument("--dump", type=Path, nargs="*", default=[], help="MediaWiki dumps")
-    parser.add_argument("--mb", type=float, default=50, help="of the text")
-    parser.add_argument("--passes", type=int, default=5, help="of prepare, and copies of the pipeline")
+    parser.add_argument("--mb", type=float, default=50, help="megabytes of the text that are used")
+    parser.add_argument("--passes", type=int, default=5, help="passes of prepare, and copies that the pipeline stores")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("docs/results/data.md"))
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that a contender ends too
+    try:
+        measure(given)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def measure(given: argparse.Namespace) -> None:
+    """All turns, then the section of the page."""
     with tempfile.TemporaryDirectory() as name:
         folder, text = Path(name), Path(name) / "text.jsonl"
         chosen = take(texts(given.text), given.mb * 1e6)
@@ -188,8 +225,8 @@ def main() -> None:
             for contender in contenders:
                 contender.turn()
                 print(f"round {turn}: {contender.name} {contender.cpu_s[-1]:.1f} s", flush=True)
-        measure = (sum(len(t.encode()) for t in chosen), len(chosen), given.passes, given.rounds)
-        put_section(given.out, "Data", "Speed and size", page(contenders, dumps, folder, measure))
+        figures = (sum(len(t.encode()) for t in chosen), len(chosen), given.passes, given.rounds)
+        put_section(given.out, "Data", "Speed and size", page(contenders, dumps, folder, figures))
 
 
 if __name__ == "__main__":

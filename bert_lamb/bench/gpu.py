@@ -26,6 +26,7 @@ from bert_lamb.bench.gpu_page import draw, page
 from bert_lamb.bench.peers.loops import HandLoop, TrainerLoop, padded, plain_bert, synchronize
 from bert_lamb.bench.random_batches import SHARE, VOCABULARY, of_sequences, packed, real_lengths
 from bert_lamb.data.masking import masked_counts
+from bert_lamb.jsonfiles import read_object
 from bert_lamb.machine import machine_record
 from bert_lamb.model import batch_flops, pretraining_losses, takes_varlen
 from bert_lamb.optim import Lamb, decay_groups
@@ -60,7 +61,7 @@ class Results:
 
     def __init__(self, path: Path, machine: dict[str, Any]) -> None:
         self._path = path
-        self.figures: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        self.figures: dict[str, Any] = _figures(path) if path.is_file() else {}
         self.figures.setdefault("machine", machine)
         there = self.figures["machine"]["device"]
         if there != machine["device"]:
@@ -85,6 +86,14 @@ class Results:
             torch.cuda.empty_cache()
 
 
+def _figures(path: Path) -> dict[str, Any]:
+    """What was measured before; the machine and one record a measurement."""
+    figures, problem = read_object(path, lambda value: all(isinstance(figure, dict) for figure in value.values()))
+    if figures is None:
+        raise SystemExit(problem or f"{path} is missing")
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
@@ -93,7 +102,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if arguments.part == ["page"]:
-        figures = json.loads(arguments.out.read_text())
+        figures = _figures(arguments.out)
     else:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if device.type == "cpu" and not arguments.dry:

@@ -1,4 +1,4 @@
-"""The loader alone, on one core, against what a GPU eats: `make bench-loader`. Writes docs/results/loader.md.
+"""The loader alone, on one core, beside what a GPU needs: `make bench-loader`. Writes docs/results/loader.md.
 
 Order, masks, packing and rounding up, as `pretrain` makes its batches; CPU time of this process, so that a busy machine
 does not count. Reads a prepared store (the embedded corpus by default), cut at 128 and 512 tokens.
@@ -23,6 +23,7 @@ from bert_lamb.machine import machine_record, measured_on
 from bert_lamb.model import training_flops
 from bert_lamb.run import data_folder
 from bert_lamb.settings import compose_settings
+from bert_lamb.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +87,11 @@ def page(rows: list[dict[str, Any]], manifest: dict[str, Any]) -> str:
     machine = machine_record(torch.device("cpu"), 1)
     lines = [
         "# The loader alone", "",
-        f"`make bench-loader`, {measured_on(machine)}. One core, CPU time; {manifest['counts']['tokens']:,} tokens in "
-        f"{len([n for n in manifest['files'] if 'train/documents' in n])} shards, micro-batches of {BUDGET:,} tokens. "
-        f"A GPU's need: full sequences at {GPU_TFLOPS} TFLOP/s, 60% of what an H200's matrix units reach.", "",
-        "| tokens | sequences/s a core (quartiles) | mean length | filler | BERT-Base on one H200 needs | "
+        f"`make bench-loader`, {measured_on(machine)}. CPU time on one core; {manifest['counts']['tokens']:,} "
+        f"tokens in {counted(len([n for n in manifest['files'] if 'train/documents' in n]), 'shard')}, "
+        f"micro-batches of {BUDGET:,} tokens. What a GPU needs is for full sequences at {GPU_TFLOPS} TFLOP/s, 60% "
+        "of what an H200's matrix units reach.", "",
+        "| tokens | sequences/s per core (quartiles) | mean length | filler | BERT-Base on one H200 needs | "
         "BERT-Large needs |", "|---" * 6 + "|",
     ]  # fmt: skip
     for row in rows:

@@ -25,6 +25,7 @@ from transformers import BertConfig, BertForPreTraining
 from bert_lamb.bench.pages import quartiles
 from bert_lamb.machine import machine_record
 from bert_lamb.optim import Lamb, decay_groups
+from bert_lamb.words import counted
 
 FLOOR = 40  # bytes a parameter that LAMB must move in fp32: read x, g, m, v, write m, v; read x, m, v, write x
 COPIED = 100_000_000  # bytes read, and as many written
@@ -180,17 +181,18 @@ def page(results: list[dict[str, Any]]) -> str:
     """docs/results/optim.md."""
     lines = [
         "# Time of an optimizer's step", "",
-        "`make bench-optim` wrote this. Medians of interleaved rounds, quartiles beside them; fp32. Bytes: what the",
-        "step's time would have copied, for each parameter, at the speed of a plain copy between its rounds. LAMB",
-        f"cannot move fewer than {FLOOR}, or 44 with the norm of all gradients, which `Lamb` always makes and timm's",
-        "for its clip at 1, its default; AdamW 28. A copy writes half of what it moves, LAMB less, and writing is",
-        "dearer: so a step may seem to move less than its bytes.",
+        "`make bench-optim` wrote this page. Medians and quartiles of interleaved rounds, in fp32. The bytes",
+        "per parameter are what could have been copied in the time of the step, at the speed of a plain copy",
+        f"between its rounds. LAMB must move at least {FLOOR}, or 44 with the norm of all gradients, which `Lamb`",
+        "always computes and timm computes for its clip at 1, which is its default; AdamW must move 28. Half of",
+        "what a copy moves is written, less of what LAMB moves, and writing is slower than reading, so a step",
+        "may seem to move less than these bytes.",
     ]  # fmt: skip
     for result in results:
         lines += [
             "", f"## BERT-{result['model'].capitalize()}, {result['parameters'] / 1e6:.1f} M parameters", "",
-            f"{result['device']}, {result['threads']} threads, torch {result['torch']}, commit {result['commit']}; "
-            f"{result['rounds']} rounds; `{result['command']}`.", "",
+            f"{result['device']}, {counted(result['threads'], 'thread')}, torch {result['torch']}, "
+            f"commit {result['commit']}; {counted(result['rounds'], 'round')}; `{result['command']}`.", "",
             f"| | ms a step | quartiles | bytes a parameter | times as fast as {REFERENCE} | first step, s |",
             "|---|---|---|---|---|---|",
         ]  # fmt: skip

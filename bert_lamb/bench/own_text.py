@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from bert_lamb.errors import UserError
 from bert_lamb.settings import compose_settings
 from data_prep.reading.sources import source_files
 from data_prep.text.records import documents_of
 
 
-class TextError(Exception):
+class TextError(UserError):
     """Too little text was given."""
 
 
@@ -26,7 +27,7 @@ def take(source: Iterator[str], size: float) -> list[str]:
     while total < size:
         text = next(source, None)
         if text is None:
-            raise TextError(f"the text given ends {size - total:.0f} bytes too early: give more of it")
+            raise TextError(f"the given text ends {size - total:.0f} bytes too early: give more of it")
         taken.append(text)
         total += len(text.encode())
     return taken

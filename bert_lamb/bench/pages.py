@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from bert_lamb.machine import machine_record, measured_on
+from bert_lamb.words import counted
 
 
 def put_section(page: Path, title: str, heading: str, text: str) -> None:
@@ -31,4 +32,4 @@ def how_measured(target: str) -> str:
     arguments = re.sub(r"(?<=[ =\[,])/(?:[^\s/,]+/)+", "", " ".join(["", *sys.argv[1:]])).strip()
     machine = machine_record(torch.device("cpu"), 1)
     command = f"make {target} ARGS='{arguments}'" if arguments else f"make {target}"
-    return f"`{command}`, {measured_on(machine)}, {machine['cores']} cores"
+    return f"`{command}`, {measured_on(machine)}, {counted(machine['cores'], 'core')}"

@@ -124,10 +124,10 @@ def page(title: str, curves: dict[str, list[float]], machine: dict[str, Any], fi
     lines = [
         "# What the fast step learns", "",
         f"`make bench-parity`, {measured_on(machine)}. {title}, vocabulary {VOCABULARY:,}, dropout 0.1, "
-        f"{machine['precision']}, AdamW at {LR:g}; the same batches for all. MLM loss in nats, means of "
+        f"{machine['precision']}, AdamW at {LR:g}; all three train on the same batches. MLM loss in nats, means of "
         f"{WINDOW} steps.", "",
-        f"- Ours differs from transformers by {from_ours.mean():.4f} in the mean, {from_ours.max():.4f} at most.",
-        f"- Another seed of transformers differs by {from_seed.mean():.4f} in the mean, {from_seed.max():.4f} at most.",
+        f"- Ours differs from transformers by {from_ours.mean():.4f} on average, {from_ours.max():.4f} at most.",
+        f"- Another seed of transformers differs by {from_seed.mean():.4f} on average, {from_seed.max():.4f} at most.",
         "", f"![MLM loss]({figure})", "",
         "| steps | " + " | ".join(smooth) + " |", "|---" * (1 + len(smooth)) + "|",
     ]  # fmt: skip

@@ -1,10 +1,10 @@
-"""What pretraining on the embedded corpus is worth: `make study`. Writes docs/results/sample.md; resumes what was cut.
+"""What pretraining on the embedded corpus is worth: `make study`. Writes docs/results/sample.md; can be resumed.
 
 Per seed (each draws pretraining and fine-tuning): F1 on unseen articles with pretraining, from random weights, from
 random weights with other learning rates, 4 times the steps, 4 times the labels, and with pretraining on the same words
 shuffled over the whole corpus. Every figure is a run of the ordinary commands, read from its result.json. What was
-measured is kept beside the page (sample.jsonl), so that another machine goes on where one stopped; delete a line there
-to have it measured again.
+measured is kept beside the page (sample.jsonl), so that another machine can continue where one stopped; delete a line
+there to have it measured again.
 """
 
 import argparse
@@ -19,19 +19,39 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from bert_lamb.data.manifest import read_manifest
-from bert_lamb.files import drop_half_line
-from bert_lamb.run import ArmFolder, data_folder, locate_run
+from bert_lamb.errors import UserError
+from bert_lamb.jsonfiles import clean_lines, read_lines, read_object
+from bert_lamb.run import ArmFolder, data_folder, is_arm_result, locate_run
 from bert_lamb.settings import Settings, compose_settings
 from bert_lamb.training.finetuning import arm_folder
+from bert_lamb.words import counted
 from data_prep.world.world import PICTURES
 
 log = logging.getLogger(__name__)
 
 # two-sided 95% quantiles of Student's t for 1 ... 9 degrees of freedom
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+class StudyError(UserError):
+    """A figure that cannot be read; the message says what to remove."""
+
+
+def is_measured(value: dict[str, Any]) -> bool:
+    """Whether an object is a line of sample.jsonl."""
+    told = {"precision", "device", "torch", "commit"} <= value.keys()
+    numbers = isinstance(value.get("seed"), int) and isinstance(value.get("f1"), int | float)
+    return told and numbers and isinstance(value.get("row"), str)
+
+
+def is_machine(value: dict[str, Any]) -> bool:
+    """Whether an object is a machine.json with all that a line takes from it."""
+    versions = value.get("versions")
+    return {"device", "commit", "dirty"} <= value.keys() and isinstance(versions, dict) and "torch" in versions
 
 
 @dataclass(frozen=True)
@@ -76,8 +96,11 @@ def main() -> None:
     headline = [table[0], table[1], table[-1]]
     for row in (table[0], table[-1]):
         study.stage("data_prep.prepare", study.settings(row, 0))
-    for group in (headline, table[2:-1]):  # a study that is cut has what matters most
-        study.measure([(row, seed) for seed in seeds for row in group])
+    for group in (headline, table[2:-1]):  # so that an interrupted study has what matters most
+        try:
+            study.measure([(row, seed) for seed in seeds for row in group])
+        except UserError as error:
+            sys.exit(f"error: {error}")
         arguments.out.write_text(page(table, study, arguments.seeds))
     log.info("%s", arguments.out)
 
@@ -88,7 +111,9 @@ class Study:
     def __init__(self, overrides: tuple[str, ...], jobs: int, kept: Path) -> None:
         self.overrides, self._jobs, self._kept = overrides, jobs, kept
         self._running: list[subprocess.Popen[bytes]] = []
-        lines = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
+        self._ending, self._lock = False, Lock()  # which also holds for the list of what runs
+        clean_lines(kept, is_measured)  # what is damaged is set aside, and measured again
+        lines, _ = read_lines(kept, is_measured)
         self.lines: dict[tuple[str, int], dict[str, Any]] = {(line["row"], line["seed"]): line for line in lines}
 
     def measure(self, wanted: list[tuple[Row, int]]) -> None:
@@ -97,10 +122,14 @@ class Study:
         pool = ThreadPoolExecutor(self._jobs)
         try:
             list(pool.map(lambda one: self._run(*one), missing))
-        finally:  # after Ctrl-C or SIGTERM too: no further stage is begun, and those that run are ended
+        except BaseException:  # Ctrl-C and SIGTERM too: no further stage begins, and those that run are ended
+            with self._lock:
+                self._ending = True
+                for process in self._running:
+                    process.terminate()
+            raise
+        finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in self._running:
-                process.terminate()
 
     def settings(self, row: Row, seed: int) -> tuple[str, ...]:
         return (*self.overrides, *row.overrides, f"seed={seed}", f"finetune.arms=[{row.arm}]")
@@ -114,10 +143,20 @@ class Study:
         """One stage of the chain, in a process of its own with its share of the cores."""
         threads = max(1, (os.cpu_count() or 1) // self._jobs)
         environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
-        with subprocess.Popen([sys.executable, "-m", module, *overrides], env=environment) as process:
+        with self._lock:
+            if self._ending:
+                raise subprocess.CalledProcessError(-signal.SIGTERM, module)
+            process = subprocess.Popen([sys.executable, "-m", module, *overrides], env=environment)
             self._running.append(process)
+        try:
             code = process.wait()
-            self._running.remove(process)
+        except BaseException:  # in the main thread, which signals reach
+            process.terminate()
+            process.wait()
+            raise
+        finally:
+            with self._lock:
+                self._running.remove(process)
         if code:
             raise subprocess.CalledProcessError(code, module)
 
@@ -129,14 +168,20 @@ class Study:
         self._keep(row, seed, arm)
 
     def _keep(self, row: Row, seed: int, arm: ArmFolder) -> None:
-        result, machine = (json.loads(file.read_text()) for file in (arm.result_file, arm.machine_file))
+        (result, damage), (machine, damage_too) = (
+            read_object(arm.result_file, is_arm_result),
+            read_object(arm.machine_file, is_machine),
+        )
+        if result is None or machine is None:
+            what = damage or damage_too or f"{arm.path} lacks its result"
+            raise StudyError(f"{what}: remove {arm.path}, and run the same command again")
         line = {
             "row": row.words, "seed": seed, "f1": result["f1"], "em": result["em"],
             "run": f"{arm.path.parents[1].name}/{arm.path.name}", "precision": result["precision"],
             "device": machine["device"], "torch": machine["versions"]["torch"],
             "commit": machine["commit"], "dirty": machine["dirty"],
         }  # fmt: skip
-        drop_half_line(self._kept)
+        clean_lines(self._kept, is_measured)
         with self._kept.open("a") as file:
             file.write(json.dumps(line) + "\n")
         self.lines[row.words, seed] = line
@@ -165,16 +210,16 @@ def page(table: list[Row], study: Study, seeds: int) -> str:
     text = [
         "# What pretraining on the embedded corpus is worth",
         "",
-        f"F1 on questions about unseen articles, {seeds} seeds; each seed draws pretraining and fine-tuning. Rerun "
-        f"with `make study` (here: {' '.join(study.overrides) or 'no further settings'}); each figure's run, commit "
-        "and machine are in [sample.jsonl](sample.jsonl).",
+        f"F1 on questions about unseen articles, {counted(seeds, 'seed')}; the seed decides pretraining and "
+        f"fine-tuning. Repeat it with `make study` (here: {' '.join(study.overrides) or 'no further settings'}); the "
+        "run, commit and machine of each figure are in [sample.jsonl](sample.jsonl).",
         "",
         f"- Pretraining gains **{gain:.1f} points** (95% interval {gain - half:.1f} to {gain + half:.1f}) over the "
         "same fine-tuning from random weights.",
         f"- Pretraining on the same words, shuffled over the whole corpus, gains {shuffled_gain:.1f} "
         f"({shuffled_gain - shuffled_half:.1f} to {shuffled_gain + shuffled_half:.1f}).",
-        f"- Chance, one of a paragraph's {PICTURES} pictures drawn blindly: {100 / PICTURES:.0f}. Knowing which words "
-        "are of a class that is ever asked about, and the question left unread: 67.",
+        f"- Choosing one of a paragraph's {PICTURES} pictures at random gives {100 / PICTURES:.0f}. Knowing which "
+        "words belong to a class that is ever asked about, without reading the question, gives 67.",
         "",
         "| | mean | " + " | ".join(f"seed {seed}" for seed in range(seeds)) + " |",
         "|---|---|" + "---|" * seeds,
@@ -192,14 +237,14 @@ def page(table: list[Row], study: Study, seeds: int) -> str:
 
 SHOWN = """## What is shown, and what is not
 
-Four things are pictured in a paragraph; questions ask about six of the twelve classes, and one or two of the four
-things are of these. Training questions ask about half of each class's words, dev questions about the other half: to
-which class one of these belongs stands in the unlabelled text only, in how it is used. So what is shown is that
-knowledge of words moves from pretraining into the answers: **lexical knowledge**, a reason for which pretraining
-helps on real text too. It alone gives 67: all of the questions beside which nothing else is ever asked about, and
-half of the others. To have more, the model must compare the question's class with the words of the paragraph. Some
-seeds learn that within three epochs, others do not. The text also holds remarks of the form "The only fruit in the
-album is the plum", which practise it.
+A paragraph describes four pictures. Questions ask about six of the twelve classes, and one or two of the four
+pictures are of these. Training questions ask about half of each class's words, dev questions about the other half.
+The class of a word of the second half appears only in the unlabelled text, in how the word is used. So the result
+shows that knowledge of words is transferred from pretraining to the answers. This **lexical knowledge** is one reason
+why pretraining helps on real text too. It alone gives an F1 of 67: all questions whose paragraph has only one picture
+that is ever asked about, and half of the others. For more, the model must compare the question's class with the words
+of the paragraph. Some seeds learn that within three epochs, others do not. The text also contains remarks of the form
+"The only fruit in the album is the plum", which practise it.
 
 Not shown: finding a value by its entity among several of the same type, reasoning over sentences, or anything about the
 paper's figures. A BERT of this size does not learn these from a few million tokens.

@@ -262,9 +262,9 @@ def page(results: list[dict[str, Any]], command: str, figure: str) -> str:
     lines = [
         "# The step at the speed of the machine",
         "",
-        f"`{command}`, {measured_on(results[0]['machine'])}. Contenders take turns on the same batches in one run; "
-        "only ratios within a table mean anything on a shared machine. FLOPs: matrix products of real tokens, logits "
-        "at masked positions only, backward twice the forward.",
+        f"`{command}`, {measured_on(results[0]['machine'])}. Contenders take turns on the same batches in one run; on "
+        "a shared machine only ratios within a table are meaningful. FLOPs count the matrix products of real tokens, "
+        "logits at masked positions only, and the backward pass as twice the forward pass.",
         "",
         f"![real tokens a second]({figure})",
     ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_lamb.data.store import Spans, documents_name, read_documents, read_spans, spans_name
+from bert_lamb.data.store import Spans, StoreError, documents_name, read_documents, read_spans, spans_name
 
 
 @dataclass
@@ -21,7 +21,7 @@ class InstanceTables:
     """The instances of one split and length, over all passes and shards; everything stays memory-mapped."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any], split: str, seq_len: int) -> None:
-        self._folder = folder / split
+        self._folder, self._seq_len = folder / split, seq_len
         self.passes = len(manifest["instances"][split][str(seq_len)])
         numbers = range(1 + max((int(n[-11:-6]) for n in manifest["files"] if f"{split}/documents" in n), default=-1))
         self.shards = [i for i in numbers if f"{split}/{documents_name(i)}" in manifest["files"]]
@@ -47,7 +47,17 @@ class InstanceTables:
                 row = instance[here] - (ends[index] - len(table))
                 for name, column in columns.items():
                     column[here] = getattr(table, name)[row]
-        return Rows(shard, Spans(**columns))
+        spans = Spans(**columns)
+        if (wrong := (spans.lengths > self._seq_len) | (spans.is_next > 1)).any():
+            raise self.impossible(int(shard[wrong][0]), f"is longer than {self._seq_len} tokens, or has no answer")
+        return Rows(shard, spans)
+
+    def impossible(self, shard: int, problem: str) -> StoreError:
+        """What is told of an instance that no store of ours holds."""
+        return StoreError(
+            f"{self._folder}: an instance of shard {self.shards[shard]} {problem}: the store is damaged, or not by "
+            "`make prepare`; prepare it again"
+        )
 
     def of_shard(self, pass_: int, shard: int) -> tuple[int, Spans]:
         """The number of a shard's first instance in a pass, and the shard's table; `shard` indexes `shards`."""

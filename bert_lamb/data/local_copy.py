@@ -3,11 +3,16 @@
 Only what training reads is copied. A file appears whole, its SHA-256 compared on the way, so that a cut copy goes on;
 of a node's processes the first one copies and the others wait for its lock. A store that was prepared anew has a folder
 of its own.
+
+A node's scratch disk is shared, and the names here can be guessed: what another user has put there is neither followed
+nor used.
 """
 
 import hashlib
 import logging
+import os
 import shutil
+import stat
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -15,6 +20,7 @@ from typing import Any
 
 from bert_lamb.data.manifest import verify_store
 from bert_lamb.data.manifest_form import is_store_file
+from bert_lamb.data.stamps import is_ours
 from bert_lamb.data.store import StoreError, manifest_bytes
 from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.locks import one_at_a_time
@@ -37,8 +43,10 @@ def copy_store(store: Path, manifest: dict[str, Any], lengths: Collection[int], 
     folder = root / f"{store.name}-{hashlib.sha256(manifest_bytes(manifest)).hexdigest()[:10]}"
     wanted = {name: about for name, about in manifest["files"].items() if is_read(name, lengths)}
     try:
-        for part in {(folder / name).parent for name in wanted}:
-            part.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
+        _refuse_root(root)
+        for part in [folder, *sorted({(folder / name).parent for name in wanted} - {folder})]:
+            _make_own(part)
         with one_at_a_time(folder / LOCK, f"copies to {folder}") as without_locks:
             if without_locks:
                 raise without_locks
@@ -57,8 +65,29 @@ def is_read(name: str, lengths: Collection[int]) -> bool:
     return of_length or "/documents-" in name or name == VOCABULARY
 
 
+def _refuse_root(root: Path) -> None:
+    """OSError where others decide what lies under a name below this folder."""
+    status = root.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError("it is a link, which may lead elsewhere tomorrow: name the folder itself")
+    if status.st_uid not in (os.geteuid(), 0):
+        raise OSError("it belongs to another user")
+    if status.st_mode & 0o002 and not status.st_mode & stat.S_ISVTX:
+        raise OSError("every user may rename what lies in it (chmod +t forbids it): name a folder of your own in it")
+
+
+def _make_own(folder: Path) -> None:
+    """Makes a folder that only the user can write to; OSError where what stands under its name is something else."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise OSError(f"{folder} is a link, or belongs to another user: name a folder of your own")
+    if status.st_mode & 0o022:  # as versions before 0.2 made them under some umasks
+        folder.chmod(stat.S_IMODE(status.st_mode) & ~0o022)
+
+
 def _copy_missing(store: Path, folder: Path, wanted: dict[str, dict[str, Any]]) -> None:
-    missing = [name for name in wanted if not (folder / name).is_file()]
+    missing = [name for name in wanted if not is_ours(folder / name)]
     total, free = sum((store / name).stat().st_size for name in missing), shutil.disk_usage(folder).free
     if total > free:
         raise OSError(f"{free / 1e9:.1f} GB are free, the store's files need {total / 1e9:.1f}")
@@ -77,7 +106,9 @@ def _copy_missing(store: Path, folder: Path, wanted: dict[str, dict[str, Any]]) 
 
 def _copy(source: Path, target: Path, partial: Path, sha256: str) -> None:
     digest = hashlib.sha256()
-    with source.open("rb") as old, partial.open("wb") as new:
+    partial.unlink(missing_ok=True)  # of a copy that was cut
+    with source.open("rb") as old, partial.open("xb") as new:
+        partial.chmod(0o600)  # whatever the umask: `is_ours`
         while chunk := old.read(CHUNK):
             digest.update(chunk)
             new.write(chunk)

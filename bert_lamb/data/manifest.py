@@ -1,15 +1,14 @@
 """Trust in a token store: its manifest, and the check that its files are the ones that it names."""
 
-import json
 import os
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from bert_lamb.data.manifest_form import manifest_problems, parse_manifest
+from bert_lamb.data.stamps import Stamp, Stamps
 from bert_lamb.data.store import FORMAT_VERSION, StoreError, manifest_bytes
-from bert_lamb.files import file_sha256, write_whole
+from bert_lamb.files import write_whole
 
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 28  # bytes; of 10,000 shards with 20 tables each it has some 30 MB
@@ -55,35 +54,22 @@ def read_manifest_file(path: Path) -> dict[str, Any]:
 def verify_store(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """Every problem of the store's files, as messages; none when all match their SHA-256.
 
-    Files are hashed once per machine. A stamp beside the store remembers size and mtime of what was hashed; whatever
-    changed since is hashed again.
+    Files are hashed once per user and machine (stamps.py); whatever changed since is hashed again.
     """
-    stamp_path = folder / f".verified-{socket.gethostname()}.json"
-    try:
-        stamps: dict[str, list] = json.loads(stamp_path.read_text())
-    except (OSError, ValueError):  # none yet, or half of one: then everything is hashed
-        stamps = {}
+    stamps = Stamps(folder)
 
-    def check(item: tuple[str, dict]) -> tuple[str, list | None, str | None]:
+    def check(item: tuple[str, dict]) -> tuple[str, Stamp | None, str | None]:
         name, about = item
         path = folder / name
         if not path.is_file():
             return name, None, f"{path} is named in the manifest but missing; run `make prepare` again"
-        status = path.stat()
-        stamp = [about["sha256"], status.st_size, status.st_mtime_ns]
-        if stamps.get(name) != stamp and file_sha256(path) != about["sha256"]:
-            return (
-                name,
-                None,
-                (
-                    f"{path} does not match its SHA-256 in the manifest: it was changed or damaged; "
-                    "delete it and run `make prepare` again"
-                ),
-            )
-        return name, stamp, None
+        sha256, stamp = stamps.sha256(name, path)
+        if sha256 == about["sha256"]:
+            return name, stamp, None
+        problem = "does not match its SHA-256 in the manifest: it was changed or damaged"
+        return name, None, f"{path} {problem}; delete it and run `make prepare` again"
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         checked = list(pool.map(check, sorted(manifest["files"].items())))
-    if os.access(folder, os.W_OK):
-        write_whole(stamp_path, manifest_bytes({name: stamp for name, stamp, _ in checked if stamp}))
+    stamps.keep({name: stamp for name, stamp, _ in checked if stamp})
     return [problem for _, _, problem in checked if problem]

@@ -4,13 +4,13 @@ A manifest comes from a disk that others may write to. Whatever passes here cann
 folder, and holds every field that training, reports and `prepare` read.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from bert_lamb.data.store import SPLITS
+from bert_lamb.jsonfiles import parse_json
 
 STORE_FILE = re.compile(
     r"vocab\.txt|squad/(train|dev)\.json"
@@ -27,10 +27,7 @@ SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")  # that batches need
 
 def parse_manifest(content: bytes) -> Any:
     """The JSON value of a manifest; ValueError where it is none, holds NaN or Infinity, or is nested without end."""
-    try:
-        return json.loads(content.decode("utf-8"), parse_constant=_no_number)
-    except RecursionError as error:
-        raise ValueError("brackets are nested without end") from error
+    return parse_json(content, numbers_only=True)
 
 
 def manifest_problems(manifest: dict[str, Any]) -> Iterator[str]:
@@ -56,10 +53,6 @@ def manifest_problems(manifest: dict[str, Any]) -> Iterator[str]:
 def is_store_file(name: Any) -> bool:
     """Whether a name is one that a store's file can have: such a name stays inside the store's folder."""
     return isinstance(name, str) and STORE_FILE.fullmatch(name) is not None
-
-
-def _no_number(word: str) -> float:
-    raise ValueError(f"{word} is not a number")
 
 
 def _tokenizer(about: Any) -> Iterator[str]:

@@ -42,6 +42,8 @@ def lay_out(tables: InstanceTables, rows: Rows, ids: SpecialIds) -> tuple[np.nda
     for row in range(len(rows.shard)):
         source = tables.tokens(int(rows.shard[row]))
         a, b = spans.a_start[row], spans.b_start[row]
+        if max(a + spans.a_length[row], b + spans.b_length[row]) > len(source):
+            raise tables.impossible(int(rows.shard[row]), "lies outside of its tokens")
         tokens[borders[row] + 1 : first_sep[row]] = source[a : a + spans.a_length[row]]
         tokens[first_sep[row] + 1 : borders[row + 1] - 1] = source[b : b + spans.b_length[row]]
     tokens[borders[:-1]] = ids.cls
@@ -58,6 +60,8 @@ def pack(
 ) -> PackedBatch:  # fmt: skip
     """One micro-batch, masked."""
     tokens, types, positions, borders, special = lay_out(tables, rows, ids)
+    if len(tokens) and tokens.max() >= rule.vocab_size:
+        raise tables.impossible(int(rows.shard[0]), f"or of one beside it has a token beyond {rule.vocab_size}")
     masked_ids, masked_positions, labels = mask(rule, tokens, borders, special, epoch, instance)
     return PackedBatch(
         input_ids=torch.from_numpy(masked_ids),

@@ -7,6 +7,7 @@
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,16 @@ from bert_lamb.files import write_whole
 FORMAT_VERSION = 1
 SPLITS = ("train", "heldout")
 SPAN_COLUMNS = {"a_start": "u4", "a_length": "u2", "b_start": "u4", "b_length": "u2", "is_next": "u1"}
+
+
+SPAN_SCHEMA = pa.schema([(name, pa.from_numpy_dtype(np.dtype(dtype))) for name, dtype in SPAN_COLUMNS.items()])
+DOCUMENT_SCHEMAS = [
+    pa.schema([
+        ("id", pa.string()), ("tokens", pa.large_list(token)), ("sentence_ends", pa.large_list(pa.uint32())), *titles
+    ])
+    for token in (pa.uint16(), pa.uint32())
+    for titles in ([], [("title", pa.string())])
+]  # fmt: skip
 
 
 class StoreError(UserError):
@@ -84,7 +95,7 @@ def write_documents(path: Path, documents: Documents) -> None:
 
 def read_documents(path: Path) -> Documents:
     """Maps one documents file; arrays are views of the file."""
-    batch = _read(path)
+    batch = _read(path, DOCUMENT_SCHEMAS)
     tokens, ends = batch.column("tokens"), batch.column("sentence_ends")
     return Documents(
         ids=batch.column("id").to_pylist(),
@@ -103,7 +114,7 @@ def write_spans(path: Path, spans: Spans) -> None:
 
 def read_spans(path: Path) -> Spans:
     """Maps one instance table."""
-    batch = _read(path)
+    batch = _read(path, [SPAN_SCHEMA])
     return Spans(**{c: batch.column(c).to_numpy() for c in SPAN_COLUMNS})
 
 
@@ -120,9 +131,31 @@ def _write(path: Path, columns: dict[str, pa.Array]) -> None:
     write_whole(path, sink.getvalue())
 
 
-def _read(path: Path) -> pa.RecordBatch:
+def _read(path: Path, schemas: Collection[pa.Schema]) -> pa.RecordBatch:
+    """The one batch of a file, without a copy. Nothing of it is used before Arrow has compared all its lengths and
+    offsets with the bytes that are there: views beyond them would end the process without a word."""
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        return reader.get_batch(0)
-    except (OSError, pa.ArrowInvalid, IndexError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); run `make prepare` again") from error
+        if reader.schema not in schemas:
+            raise ValueError(f"its columns are not those of such a file: {', '.join(reader.schema.names)}"[:200])
+        if reader.num_record_batches != 1:
+            raise ValueError("it does not hold one batch")
+        batch = reader.get_batch(0)
+        batch.validate(full=True)
+        for column in batch.columns:
+            _refuse_gaps(column)
+    except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise StoreError(f"{path} cannot be read ({said}); run `make prepare` again") from error
+    return batch
+
+
+def _refuse_gaps(column: pa.Array) -> None:
+    """ValueError where values are missing, or a list's values do not stand end to end from first to last."""
+    if column.null_count:
+        raise ValueError("values are missing")
+    if isinstance(column, pa.LargeListArray):
+        offsets = column.offsets
+        if offsets[0].as_py() != 0 or offsets[len(column)].as_py() != len(column.values):
+            raise ValueError("offsets do not end where values do")
+        _refuse_gaps(column.values)

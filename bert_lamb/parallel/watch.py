@@ -21,6 +21,7 @@ from typing import Any
 from torch.distributed import TCPStore
 
 from bert_lamb.errors import EXIT_FAILED
+from bert_lamb.jsonfiles import parse_json
 from bert_lamb.parallel.rank import LostRankError, claim_telling, leave, meeting_store
 
 MOST_LOOK_S = 5.0  # seconds between two looks of the thread, at most
@@ -146,7 +147,7 @@ def _where(place: dict[str, Any]) -> str:
 
 def _read(store: TCPStore, rank: int) -> dict[str, Any]:
     key = _key(rank)
-    return json.loads(store.get(key)) if store.check([key]) else {}
+    return parse_json(store.get(key)) if store.check([key]) else {}
 
 
 def _key(rank: int) -> str:

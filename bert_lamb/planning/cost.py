@@ -1,6 +1,6 @@
 """Every number that follows from the settings, the data and the devices: computed once, printed, never written back."""
 
-import json
+import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 from bert_lamb.data.planner import known_tokens, most_sequences
 from bert_lamb.errors import UserError
 from bert_lamb.hardware import Precision
+from bert_lamb.jsonfiles import parse_json
 from bert_lamb.model import STATIC, activation_bytes, parameter_count, training_flops
 from bert_lamb.optim import square_root_scaled
 from bert_lamb.parallel import use_cuda
@@ -75,7 +76,7 @@ def batch_warnings(s: Settings) -> list[str]:
             fitting = square_root_scaled(peak, meant, batch)
             warnings.append(
                 f"phase{number}.global_batch={batch:,} is far below the {meant:,} that its peak learning rate of "
-                f"{peak:.3g} is meant for; by the square root of the batch it would be {fitting:.2g}"
+                f"{peak:.3g} is meant for; the square-root rule gives {fitting:.2g}"
             )
     return warnings
 
@@ -105,16 +106,19 @@ def device_rate(s: Settings, seq_len: int) -> tuple[float, str]:
     if path is None:
         return s.hardware.assumed_tflops, "assumed"
     try:
-        figures = json.loads(Path(path).read_text())
-        machine, device = figures["machine"], figures["machine"]["device"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BudgetError(f"hardware.measured={path}: not a file that `make bench-gpu` writes ({error})") from error
+        figures = parse_json(Path(path).read_bytes())
+        device, commit = str(figures["machine"]["device"]), str(figures["machine"]["commit"])
+        tflops = {key: float(f["tflops"]) for key, f in figures.items() if "tflops" in f}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BudgetError(
+            f"hardware.measured={path}: not a file that `make bench-gpu` wrote ({error}); name another, or null"
+        ) from error
     dropout = 0.1 if s.model.dropout else 0.0
     name = re.compile(rf"ours {re.escape(s.model.name)} {seq_len} tokens=\d+ dropout={dropout}")
-    rates = [f["tflops"] for key, f in figures.items() if name.fullmatch(key) and "tflops" in f]
+    rates = [rate for key, rate in tflops.items() if name.fullmatch(key) and 0 < rate < math.inf]
     if not rates:
         return s.hardware.assumed_tflops, f"assumed: {path} has no BERT-{s.model.name} at {seq_len} tokens"
-    return max(rates), f"measured on {device}, commit {str(machine['commit'])[:7]} ({path})"
+    return max(rates), f"measured on {device}, commit {commit[:7]} ({path})"
 
 
 def _phase(
@@ -155,7 +159,7 @@ def _phase(
 
 def budget_text(s: Settings, b: Budget) -> str:
     """The plan as people read it before they pay for it."""
-    devices = f"{b.devices} device{'s' if b.devices > 1 else ''} (hardware={s.hardware.name})"
+    devices = f"{counted(b.devices, 'device')} (hardware={s.hardware.name})"
     lines = [f"{s.experiment}: BERT-{s.model.name}, {OPTIMIZER_WORDS[s.optimizer.preset]}, {devices}"]
     each = " on each device" if b.devices > 1 else ""
     for number, p in enumerate(b.phases, 1):
@@ -163,25 +167,25 @@ def budget_text(s: Settings, b: Budget) -> str:
         rate = f"lr {rises} -> {p.last_lr:.2g}"
         read = f", {times_read(p.passes)}" if p.passes is not None else ""
         lines.append(
-            f"  phase {number}: {p.steps:,} steps x {p.global_batch:,} sequences x {p.seq_len} tokens "
-            f"= {_big(p.tokens)} tokens{read}; {p.flops:.2e} FLOPs; {rate}"
+            f"  phase {number}: {counted(p.steps, 'step')} x {counted(p.global_batch, 'sequence')} x {p.seq_len} "
+            f"tokens = {_big(p.tokens)} tokens{read}; {p.flops:.2e} FLOPs; {rate}"
         )
         own = schedule(s, number)
         if s.phase(number).lr_rule == "untuned":
             lines.append(
                 f"           untuned rule: peak lr {own.peak_lr:.3g}, warm-up {own.warmup_steps:,} of "
-                f"{own.total_steps:,} steps"
+                f"{counted(own.total_steps, 'step')}"
             )
-        cut = f"micro-batches as large as fit{each}"
+        cut = f"micro-batches as large as the memory allows{each}"
         if p.micro_batches is not None and p.micro_batch is not None:
             cut = counted(p.micro_batches, "micro-batch", "micro-batches")
             cut += f" of up to {counted(p.micro_batch, 'sequence')}{each}"
         lines.append(f"           batch: {cut}")
     lines.append(f"  precision: {b.precision.name} ({b.precision.why})")
     most = max(p.memory_gib for p in b.phases)
-    more = "" if b.phases[0].micro_batches else ", and activations as they fit"
+    more = "" if b.phases[0].micro_batches else ", plus activations"
     size = f"{most:.1f} GiB" if most >= 1 else f"{1024 * most:.0f} MiB"
-    lines.append(f"  memory: about {size} a device{more}")
+    lines.append(f"  memory: about {size} per device{more}")
     lines.append(f"  {b.flops:.2e} FLOPs: about {rough_duration(3600 * b.hours)} at {rate_words(b.record()['phases'])}")
     lines += [f"  warning: {warning}" for warning in batch_warnings(s)]
     return "\n".join(lines)

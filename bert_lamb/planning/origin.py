@@ -32,7 +32,7 @@ def origin_problems(s: Settings, manifest: dict[str, Any]) -> list[str]:
         return []
     path, key = Path(origin.path), f"run.from_checkpoint={s.run.from_checkpoint}"
     if wrong := damage(path):
-        return [f"{key}: {wrong}: a damaged checkpoint is not loaded; name another one"]
+        return [f"{key}: {wrong}: a damaged checkpoint is not loaded: name another one"]
     problems = [*_place(s, origin), *_vocabulary(s, path, manifest), *_fit(s, path, manifest)]
     return [f"{key}: {problem}" for problem in problems]
 
@@ -42,8 +42,8 @@ def _place(s: Settings, origin: Origin) -> list[str]:
     if origin.step <= steps:
         return []
     return [
-        f"it is of step {origin.step} of phase {origin.phase}, beyond phase{origin.phase}.steps={steps}: raise the "
-        "latter, or name an earlier checkpoint"
+        f"it is at step {origin.step} of phase {origin.phase}, beyond phase{origin.phase}.steps={steps}: raise the "
+        "number of steps, or name an earlier checkpoint"
     ]
 
 
@@ -56,7 +56,7 @@ def _vocabulary(s: Settings, path: Path, manifest: dict[str, Any]) -> list[str]:
     if not isinstance(about, dict) or all(about.get(key) == ours[key] for key in ("sha256", "lower_case")):
         return []
     return [
-        f"its run read data of another vocabulary than {data_folder(s)}: its ids would mean other words; prepare with "
+        f"its run used data with another vocabulary than {data_folder(s)}, so ids would mean other words: prepare with "
         "that run's vocab.txt (data.vocab), or choose its data"
     ]
 
@@ -69,9 +69,7 @@ def _fit(s: Settings, path: Path, manifest: dict[str, Any]) -> list[str]:
         return [f"its weights do not fit model={s.model.name}: {'; '.join(wrong[:5])}{more}"]
     heads = (read_object(path / "config.json")[0] or {}).get("num_attention_heads")
     if heads != s.model.heads:
-        return [
-            f"its model has {heads} attention heads, model.heads={s.model.heads}: the same weights mean another model"
-        ]
+        return [f"its model has {heads} attention heads, but model.heads={s.model.heads}: set them to the same number"]
     return _moments(s, path, {name: tuple(p.shape) for name, p in bert.named_parameters()})
 
 
@@ -85,6 +83,6 @@ def _moments(s: Settings, path: Path, shapes: dict[str, tuple[int, ...]]) -> lis
         return []
     parts = sorted({name.rpartition("/")[2] for name in found} - {"step"})
     return [
-        f"its optimizer's state ({', '.join(parts) or 'none'}) is not the one that optimizer.preset="
-        f"{s.optimizer.preset} keeps ({', '.join(moments)} of every weight): choose a preset of the same family"
+        f"its optimizer's state ({', '.join(parts) or 'none'}) does not fit optimizer.preset="
+        f"{s.optimizer.preset}, which keeps {', '.join(moments)} for every weight: choose a preset of the same family"
     ]

@@ -18,6 +18,7 @@ from bert_lamb.planning.origin import origin_problems
 from bert_lamb.run import OriginError, data_folder, list_checkpoints, locate_run
 from bert_lamb.settings import ModelSettings, Settings
 from bert_lamb.tasks.squad_data import missing_files
+from bert_lamb.words import counted
 
 
 def preflight_problems(s: Settings) -> list[str]:
@@ -44,9 +45,7 @@ def unused_devices(s: Settings) -> list[str]:
     """A GPU of this machine that is no CUDA device: said, since a user would expect it to be used."""
     if use_cuda(s.hardware) or not torch.backends.mps.is_available():
         return []
-    return [
-        "this machine's Apple GPU (mps) is not used: this project trains on CPUs and on CUDA GPUs; the CPU is taken"
-    ]
+    return ["this machine's Apple GPU (mps) is not used: this project trains on CPUs and CUDA GPUs, here on the CPU"]
 
 
 def memory_warnings(s: Settings, plan: Budget) -> list[str]:
@@ -55,8 +54,8 @@ def memory_warnings(s: Settings, plan: Budget) -> list[str]:
         return []
     memory, where = _memory(s)
     return [
-        f"phase {number} may take about {phase.memory_gib:.1f} GiB, {where} has {memory / 2**30:.1f}: lower "
-        "hardware.micro_batch_tokens, or set hardware.recompute=true, or choose a smaller model"
+        f"phase {number} may need about {phase.memory_gib:.1f} GiB, but {where} has {memory / 2**30:.1f}: lower "
+        "hardware.micro_batch_tokens, set hardware.recompute=true, or choose a smaller model"
         for number, phase in enumerate(plan.phases, 1)
         if phase.micro_batches and phase.memory_gib * 2**30 > memory
     ]
@@ -74,14 +73,14 @@ def _devices(s: Settings) -> list[str]:
         return []
     there, asked = torch.cuda.device_count(), device_count(s.hardware)
     if there == 0:
-        return ["hardware.device=cuda: torch sees no GPU here; hardware.device=cpu runs without one"]
-    return [f"hardware.devices={asked}: this machine has {there} GPUs"] if asked > there else []
+        return ["hardware.device=cuda: torch finds no GPU here; hardware.device=cpu runs without one"]
+    return [f"hardware.devices={asked}: this machine has {counted(there, 'GPU')}"] if asked > there else []
 
 
 def _compiler(s: Settings) -> list[str]:
     if s.hardware.compile != "on" or use_cuda(s.hardware) or has_compiler():
         return []
-    return ["hardware.compile=on: no C++ compiler works here; hardware.compile=auto goes on without one"]
+    return ["hardware.compile=on: no C++ compiler works here; hardware.compile=auto runs without one"]
 
 
 def _split(s: Settings) -> list[str]:
@@ -96,7 +95,8 @@ def _split(s: Settings) -> list[str]:
         if micro > 0 and devices <= batch and not equal_micro_batches(batch, devices, micro):
             problems.append(
                 f"phase{number}.global_batch={batch} cannot be cut into equally many micro-batches of at most {micro} "
-                f"sequences on {devices} devices: raise hardware.micro_batch_tokens, or choose a multiple of {devices}"
+                f"sequences on {counted(devices, 'device')}: raise hardware.micro_batch_tokens, or choose a multiple "
+                f"of {devices}"
             )
     return problems
 
@@ -118,7 +118,7 @@ def _data(s: Settings, manifest: dict[str, Any]) -> list[str]:
     if manifest["tokenizer"]["lower_case"] != s.data.lower_case:
         problems.append(
             f"data.lower_case={s.data.lower_case}, but the data in {data_folder(s)} was prepared with "
-            f"{manifest['tokenizer']['lower_case']}: prepare under another data.name"
+            f"{manifest['tokenizer']['lower_case']}: prepare it again under another data.name"
         )
     for number in (1, 2):
         seq_len = s.phase(number).seq_len
@@ -126,11 +126,11 @@ def _data(s: Settings, manifest: dict[str, Any]) -> list[str]:
         if tables is None:
             have = ", ".join(manifest["instances"]["train"])
             problems.append(
-                f"phase{number}.seq_len={seq_len}: the data in {data_folder(s)} has instances of {have} tokens only; "
-                "prepare with that length in data.seq_lens"
+                f"phase{number}.seq_len={seq_len}: the data in {data_folder(s)} has only instances of {have} tokens; "
+                "prepare it with that length in data.seq_lens"
             )
         elif any(t["instances"] == 0 for t in tables):
-            problems.append(f"{data_folder(s)} holds no instances of {seq_len} tokens: give it more text")
+            problems.append(f"{data_folder(s)} has no instances of {seq_len} tokens: prepare it from more text")
     return problems
 
 
@@ -141,14 +141,14 @@ def _room(s: Settings, manifest: dict[str, Any]) -> list[str]:
     if static > memory:
         problems.append(
             f"model={s.model.name} needs {static / 2**30:.1f} GiB for weights, gradients and "
-            f"moments alone; {where} has {memory / 2**30:.1f} GiB: choose a smaller model"
+            f"moments alone, but {where} has {memory / 2**30:.1f} GiB: choose a smaller model"
         )
     root = Path(s.run.root)
     existing = next(p for p in (root.absolute(), *root.absolute().parents) if p.exists())
     needed, free = _bytes_to_come(s, size), shutil.disk_usage(existing).free
     if needed > free:
         problems.append(
-            f"run.root={root} has {free / 2**30:.1f} GiB free, checkpoints still need {needed / 2**30:.1f}: "
+            f"run.root={root} has {free / 2**30:.1f} GiB free, but checkpoints still need {needed / 2**30:.1f}: "
             "lower run.keep_checkpoints or choose another disk"
         )
     return problems

@@ -3,11 +3,12 @@
 Random tokens in sequences of full length, forward and backward, not compiled: a run that compiles is somewhat faster.
 """
 
-import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from bert_lamb.data.planner import MODEST_TOKENS, known_tokens, most_sequences
 from bert_lamb.data.random_batch import random_batch
 from bert_lamb.files import write_json
 from bert_lamb.hardware import BUSY_CORES, taken_by_others
+from bert_lamb.jsonfiles import object_or_aside
 from bert_lamb.machine import device_name
 from bert_lamb.model import build_bert, pretraining_losses, training_flops
 from bert_lamb.settings import Settings, recipe_hash
@@ -25,6 +27,10 @@ MOST_LAYERS = 2  # of a deep model: layers are alike, so that two tell its rate 
 ENOUGH_S = 2.0  # of a phase: no further micro-batch is timed after that
 ROUNDS = 3  # of each size: a first one prepares kernels, and other programs disturb some
 WORDS = "measured here, not compiled"
+
+
+def _are_rates(value: dict[str, Any]) -> bool:
+    return all(isinstance(rate, int | float) and 0 < rate < math.inf for rate in value.values())
 
 
 def measured_rates(
@@ -37,7 +43,7 @@ def measured_rates(
     """
     if s.hardware.measured or (device.type == "cuda" and not torch.cuda.device_count()):
         return {}
-    known: dict[str, float] = json.loads(kept.read_text()) if kept and kept.is_file() else {}
+    known: dict[str, float] = (object_or_aside(kept, _are_rates) if kept else None) or {}
     keys = {number: _key(s, number, devices, device, precision, vocab_size) for number in (1, 2)}
     if {*keys.values()} <= {*known}:
         return {number: (known[key], WORDS) for number, key in keys.items()}

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from bert_lamb.errors import UserError
 from bert_lamb.jsonfiles import Fits, read_lines, read_object
@@ -22,9 +20,11 @@ from bert_lamb.run import (
     parts,
     precisions,
 )
-from bert_lamb.settings import RECIPE_PARTS, leaves, recipe_hash, source_of
+from bert_lamb.settings import RECIPE_PARTS, SettingsFileError, leaves, load_yaml, mistyped, recipe_hash, source_of
+from bert_lamb.words import counted
 
-PARTS = ("experiment", "seed", "model", "data", "phase1", "phase2", "finetune")  # of settings, in every version
+NEEDED = ("experiment", "seed", "model.name", "data.source", "phase1.steps", "phase1.global_batch", "phase2.steps",
+          "phase2.global_batch", "phase2.seq_len", "finetune.dev_file")  # of settings, in every version  # fmt: skip
 
 
 class ReportError(UserError):
@@ -111,7 +111,7 @@ def read_run(path: Path) -> RunRecord:
     """The record of a run folder; whatever a stage has not written yet, or what is damaged, is empty."""
     folder = RunFolder(path)
     if not folder.settings_file.is_file():
-        raise ReportError(f"{path} is no run folder: it has no settings.yaml; run `make pretrain` first")
+        raise ReportError(f"{path} is not a run folder: it has no settings.yaml; run `make pretrain` first")
     settings = _settings(folder.settings_file)
     files: dict[Path, Fits] = {  # what the report takes from each file must be there
         folder.recipe_file: bool,
@@ -130,9 +130,9 @@ def read_run(path: Path) -> RunRecord:
     arms = [_arm(arm) for arm in folder.finished_arms()]
     problems = [
         *(problem for _, problem in read.values() if problem),
-        *(f"{file}: {len(bad)} lines cannot be read" for file, (_, bad) in logs.items() if bad),
+        *(f"{file}: {counted(len(bad), 'line')} cannot be read" for file, (_, bad) in logs.items() if bad),
         *(problem for _, wrong in arms for problem in wrong),
-        *(f"{aside} was kept aside" for aside in _kept_aside(path)),
+        *(f"{aside} was set aside as damaged" for aside in _kept_aside(path)),
     ]
     return RunRecord(
         name=f"{settings.experiment}-{recipe_hash(value[folder.recipe_file])}",
@@ -151,7 +151,7 @@ def read_run(path: Path) -> RunRecord:
 def recipe_rows(s: DictConfig) -> list[tuple[str, str, str]]:
     """Key, value and source of everything that decides the pretrained weights and the F1."""
     parts = {part: plain(s)[part] for part in (*RECIPE_PARTS, "finetune") if part in s}  # older runs lack some
-    unset = {"optimizer": "the preset's", "phase2": "phase 1's schedule goes on"}  # what null means there
+    unset = {"optimizer": "the preset's", "phase2": "phase 1's schedule continues"}  # what null means there
     return [
         (key, unset.get(key.split(".")[0], "none") if value is None else str(value), source_of(s.sources, key))
         for key, value in leaves(parts)
@@ -166,13 +166,14 @@ def plain(s: DictConfig) -> dict[str, Any]:
 def _settings(path: Path) -> DictConfig:
     """settings.yaml as it is, not against today's schema: a report must outlive new settings."""
     try:
-        settings = OmegaConf.load(path)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise ReportError(f"{path} is damaged: it cannot be read as settings ({error})") from error
-    lost = [part for part in PARTS if not isinstance(settings, DictConfig) or part not in settings]
-    if lost:
-        raise ReportError(f"{path} is damaged: it holds no {', '.join(lost)}")
-    return settings  # type: ignore[return-value]  # lists were refused
+        settings = load_yaml(path)
+    except SettingsFileError as error:
+        raise ReportError(str(error)) from error
+    if problem := mistyped(settings):
+        raise ReportError(f"{path} is damaged: {problem}")
+    if lost := [key for key in NEEDED if OmegaConf.select(settings, key) is None]:
+        raise ReportError(f"{path} is damaged: it lacks {', '.join(lost)}")
+    return settings
 
 
 def _arm(arm: ArmFolder) -> tuple[ArmRecord | None, list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 from bert_lamb.reporting.read_run import PhaseRecord, RunRecord, recipe_rows
 from bert_lamb.run import Part, differences
 from bert_lamb.settings import leaves
-from bert_lamb.words import duration, rate_words
+from bert_lamb.words import counted, duration, rate_words
 
 PAPER = {  # arXiv 1904.00962, Table 1, BERT-Large, LAMB: batches of both phases -> steps, SQuAD v1.1 dev F1
     (512, 512): (1_000_000, 91.752),
@@ -32,7 +32,8 @@ def verdict(run: RunRecord) -> str:
     if not some:
         return "Not fine-tuned yet"
     mixed = f"; pretrained in {run.precision}" if pretrained and "then" in run.precision else ""
-    return f"F1 {', '.join(f1s)} ({some.result['questions']:,} questions of {questions_of(run)}{mixed})"
+    questions = counted(some.result["questions"], "question")
+    return f"F1 {', '.join(f1s)} ({questions} of {questions_of(run)}{mixed})"
 
 
 def questions_of(run: RunRecord) -> str:
@@ -89,7 +90,7 @@ def _paper(run: RunRecord) -> list[str]:
     s, arm = run.settings, run.arm("pretrained")
     row = PAPER.get((s.phase1.global_batch, s.phase2.global_batch))
     if row is None:
-        return ["No row of the paper's Table 1 has this run's batches."]
+        return ["No row of the paper's Table 1 has the batches of this run."]
     paper_steps, paper_f1 = row
     steps, model = s.phase1.steps + s.phase2.steps, f"BERT-{s.model.name}"
     batches = f"{s.phase1.global_batch:,} / {s.phase2.global_batch:,}"
@@ -99,12 +100,14 @@ def _paper(run: RunRecord) -> list[str]:
     ]
     differences = [f"the model is {model}"] if s.model.name != "large" else []
     if steps != paper_steps:
-        differences.append(f"the recipe has {steps:,} steps")
+        differences.append(f"the recipe has {counted(steps, 'step')}")
     if arm and arm.result["questions"] != DEV_QUESTIONS:
-        differences.append(f"{arm.result['questions']:,} questions are not the dev set's {DEV_QUESTIONS:,}")
-    note = "Seeds alone move F1 by about 0.2."
+        differences.append(
+            f"it is scored on {counted(arm.result['questions'], 'question')}, not on the dev set's {DEV_QUESTIONS:,}"
+        )
+    note = "The seed alone changes F1 by about 0.2."
     if differences:
-        note = f"The paper's figure is no target for this run: {'; '.join(differences)}."
+        note = f"The paper's figure is not a target for this run: {'; '.join(differences)}."
     return [*table("run | global batch | steps | F1", rows), "", note]
 
 
@@ -118,7 +121,7 @@ def _phases(run: RunRecord) -> list[str]:
         p, seconds, sequences = run.settings[f"phase{n}"], phase.total("seconds"), phase.total("sequences")
         state = "done" if phase.result else "not finished" if phase.lines else "not started"
         if run.origin and n < run.origin.phase:
-            state = "done by the run that this one began from"
+            state = "done by the run that this one started from"
         amounts = [f"{sequences:,.0f}", f"{phase.total('tokens'):,.0f}", number(phase.last("skipped"), 0)]
         spent = sum((line.get("tflops") or 0) * (line.get("seconds") or 0) for line in phase.lines)
         sequences_s, tflops = (x / seconds if x and seconds else None for x in (sequences, spent))
@@ -127,8 +130,8 @@ def _phases(run: RunRecord) -> list[str]:
         work_rows.append([n, state, done, f"{p.global_batch:,}", p.seq_len, *amounts, *speed])
         keys = ("loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "heldout_mlm_loss", "heldout_mlm_accuracy")
         loss_rows.append([n, *(number(phase.last(key), 3) for key in keys)])
-    counted = "TFLOP/s: of real tokens, a device."
-    tables = [*table(work, work_rows), "", counted, "", *table(losses, loss_rows)]
+    units = "TFLOP/s are per device and count real tokens."
+    tables = [*table(work, work_rows), "", units, "", *table(losses, loss_rows)]
     return [*_origin(run), *tables, *_speed(run.plan, run.phases)]
 
 
@@ -137,10 +140,10 @@ def _origin(run: RunRecord) -> list[str]:
     origin = run.origin
     if origin is None:
         return []
-    whose = f"run `{origin.run}`, recipe {origin.recipe}" if origin.run else "a run that is not known"
+    whose = f"run `{origin.run}`, recipe {origin.recipe}" if origin.run else "an unknown run"
     return [
-        f"Began from step {origin.step:,} of phase {origin.phase} of {whose}: checkpoint with SHA-256 "
-        f"{origin.sha256[:16]} of its SHA256SUMS. Steps before are that run's.",
+        f"Started from step {origin.step:,} of phase {origin.phase} of {whose}. SHA-256 of the checkpoint's "
+        f"SHA256SUMS: {origin.sha256[:16]}. Earlier steps belong to that run.",
         "",
     ]
 
@@ -152,11 +155,11 @@ def _speed(plan: dict[str, Any], phases: dict[int, PhaseRecord]) -> list[str]:
     seconds = sum(phase.total("seconds") for phase in phases.values())
     done = sum(p["flops"] * phases[n].steps_here / p["steps"] for n, p in enumerate(plan["phases"], 1))
     planned = (
-        f"Planned: {plan['flops']:.2e} FLOPs, {duration(plan['hours'] * 3600)} on {plan['devices']} device(s) at "
-        f"{rate_words(plan['phases'])}."
+        f"Planned: {plan['flops']:.2e} FLOPs, {duration(plan['hours'] * 3600)} on {counted(plan['devices'], 'device')} "
+        f"at {rate_words(plan['phases'])}."
     )
     measured = f" Measured: {done / seconds / plan['devices'] / 1e12:.2g} TFLOP/s each." if seconds else ""
-    return ["", planned + measured + " Every sequence is counted at its phase's full length."]
+    return ["", planned + measured + " Both count every sequence at its phase's full length."]
 
 
 def _events(run: RunRecord) -> list[str]:
@@ -177,7 +180,7 @@ def _events(run: RunRecord) -> list[str]:
             rows.append(["-", "not finished", f"phase {n}, step {phase.steps}"])
     rows += [["-", "damaged", problem] for problem in run.problems]
     rows += [["-", what, details] for what, details in _disappointments(run)]
-    return table("time | what | where", rows) if rows else ["Nothing: no step was skipped, nothing was resumed."]
+    return table("time | what | where", rows) if rows else ["Nothing: no step was skipped and nothing was resumed."]
 
 
 def _disappointments(run: RunRecord) -> Iterator[tuple[str, str]]:
@@ -186,10 +189,13 @@ def _disappointments(run: RunRecord) -> Iterator[tuple[str, str]]:
     for n, phase in run.phases.items():
         loss = phase.last("mlm_loss") if phase.result else None
         if entropy and loss is not None and loss >= entropy:
-            yield "nothing learnt but counts", f"phase {n}: MLM {loss:.3f}, unigram entropy {entropy:.3f}"
+            yield "learnt only word frequencies", f"phase {n}: MLM {loss:.3f}, unigram entropy {entropy:.3f}"
     pretrained, scratch = run.arm("pretrained"), run.arm("scratch")
     if pretrained and scratch and pretrained.result["f1"] <= scratch.result["f1"]:
-        yield "pretraining gained nothing", f"F1 {pretrained.result['f1']:.2f}, without {scratch.result['f1']:.2f}"
+        yield (
+            "pretraining gained nothing",
+            f"F1 {pretrained.result['f1']:.2f} with it, {scratch.result['f1']:.2f} without",
+        )
 
 
 def _machine(run: RunRecord) -> list[str]:

@@ -21,7 +21,7 @@ from bert_lamb.data.manifest import MANIFEST, read_manifest_file
 from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.errors import UserError
 from bert_lamb.files import file_sha256, write_json, write_whole
-from bert_lamb.jsonfiles import clean_lines, object_or_aside, read_lines, read_object
+from bert_lamb.jsonfiles import clean_lines, object_or_aside, parse_json, read_lines, read_object
 from bert_lamb.locks import sole_use
 from bert_lamb.run.origin import ORIGIN, Origin, OriginError, find_origin, read_origin
 from bert_lamb.settings import Settings, difference, read_settings, recipe, recipe_hash, settings_yaml
@@ -220,7 +220,13 @@ def data_folder(s: Settings) -> Path:
 
 def is_event(value: dict[str, Any]) -> bool:
     """Whether an object is a line of events.jsonl."""
-    return isinstance(value.get("event"), str) and isinstance(value.get("phase", 1), int)
+    how = value.get("how", {})
+    return (
+        isinstance(value.get("event"), str)
+        and all(isinstance(value.get(key, 1), int) for key in ("phase", "step"))
+        and isinstance(how, dict)
+        and how.get("precision", "fp32") in ("bf16", "fp32", "fp64")
+    )
 
 
 def is_phase_result(value: dict[str, Any]) -> bool:
@@ -281,7 +287,7 @@ def open_run(s: Settings) -> RunFolder:
             "the folder is of these very settings"
         )
     if old:
-        lines = difference(old, json.loads(json.dumps(new)))
+        lines = difference(old, parse_json(json.dumps(new)))
         if lines:
             raise RunFolderError(
                 f"{folder.path} holds a run of another recipe:\n- " + "\n- ".join(lines)

@@ -1,11 +1,12 @@
 """The precision of a run: chosen once by the command, kept in the run folder, read there by every rank."""
 
-import json
+from typing import Any
 
 import torch
 
 from bert_lamb.files import write_json
 from bert_lamb.hardware import Precision, choose_precision
+from bert_lamb.jsonfiles import object_or_aside
 from bert_lamb.machine import device_name
 from bert_lamb.run.folder import RunFolder, RunFolderError
 from bert_lamb.run.starts import last_how
@@ -59,5 +60,9 @@ def run_precision(s: Settings, folder: RunFolder) -> str:
 
 
 def _kept(folder: RunFolder) -> Precision | None:
-    path = folder.precision_file
-    return Precision(**json.loads(path.read_text())) if path.is_file() else None
+    value = object_or_aside(folder.precision_file, _is_precision)
+    return Precision(**value) if value else None
+
+
+def _is_precision(value: dict[str, Any]) -> bool:
+    return value.keys() == {"name", "device", "why"} and all(isinstance(word, str) for word in value.values())

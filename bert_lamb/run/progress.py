@@ -1,11 +1,11 @@
 """The state of a run besides weights and moments, and whether the run has gone wrong (law 2)."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 from bert_lamb.errors import UserError
+from bert_lamb.jsonfiles import parse_json
 from bert_lamb.settings import RecoverySettings
 
 STATE = "state.json"
@@ -84,6 +84,22 @@ def read_progress(checkpoint: Path) -> Progress:
     """A checkpoint's state.json; ProgressError where it cannot be read or is of a newer version."""
     path = checkpoint / STATE
     try:
-        return Progress(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        progress = Progress(**parse_json(path.read_bytes()))
+        if problem := _mistyped(progress):
+            raise ValueError(problem)
+        return progress
+    except (OSError, ValueError, TypeError) as error:
         raise ProgressError(f"{path} cannot be read as the state of a run ({error})") from error
+
+
+def _mistyped(progress: Progress) -> str | None:
+    """The first field that does not hold what it is for, in words."""
+    for name, value in vars(progress).items():
+        numbers = {"recent_losses": list, "pending": dict}.get(name)
+        if numbers is None and (type(value) is not int or not 0 <= value < 2**63):
+            return f"{name!r} is not a count"
+        if numbers is not None:
+            held = list(value.values()) if isinstance(value, dict) else value
+            if type(value) is not numbers or not all(type(number) in (int, float) for number in held):
+                return f"{name!r} does not hold numbers"
+    return None

@@ -34,6 +34,7 @@ from bert_lamb.settings.schema import (
     RunSettings,
     Settings,
 )
+from bert_lamb.settings.yaml_files import SettingsFileError, load_yaml, mistyped
 
 __all__ = [
     "RECIPE_PARTS",
@@ -50,6 +51,7 @@ __all__ = [
     "RunSettings",
     "Settings",
     "SettingsError",
+    "SettingsFileError",
     "as_dict",
     "command",
     "compose_settings",
@@ -58,6 +60,8 @@ __all__ = [
     "finetune_recipe",
     "given_overrides",
     "leaves",
+    "load_yaml",
+    "mistyped",
     "phase_steps",
     "read_settings",
     "recipe",

@@ -22,7 +22,7 @@ CHOICES = {
     "inspect.phase": (1, 2),
     "run.wandb": ("auto", "online", "offline", "disabled"),
 }
-WHY_NOT = {"mps": " (Apple's GPUs are not supported; auto and cpu train on the processor)"}
+WHY_NOT = {"mps": " (Apple's GPUs are not supported; auto and cpu use the processor)"}
 LEAST_LENGTH = 8  # [CLS] a [SEP] b [SEP] and something to mask
 LONGEST_WAIT_S = 1e7  # some months: beyond it torch's clocks overflow
 AT_LEAST = {  # key: smallest value that makes sense
@@ -120,23 +120,23 @@ def _ranges(s: Settings) -> Iterator[str]:
             yield f"{key}={value_of(s, key)}: must be at least {least}"
     for key in SHARES:
         if not 0 <= value_of(s, key) < 1:
-            yield f"{key}={value_of(s, key)}: a share from 0 to below 1 is expected"
+            yield f"{key}={value_of(s, key)}: must be a fraction from 0 to below 1"
     if not s.recovery.spike_nats > 0:
         yield f"recovery.spike_nats={s.recovery.spike_nats}: must be above 0"
     if not 0 < s.masking.share <= MOST_MASKED:
-        yield f"masking.share={s.masking.share}: above 0 and at most {MOST_MASKED} is expected; BERT masks 0.15"
+        yield f"masking.share={s.masking.share}: must be above 0 and at most {MOST_MASKED}; BERT masks 0.15"
 
 
 def _model(s: Settings) -> Iterator[str]:
     if s.model.init_from is not None and s.run.from_checkpoint is not None:
         yield (
-            f"run.from_checkpoint={s.run.from_checkpoint} brings weights of its own, and so does model.init_from="
-            f"{s.model.init_from}: set one of them to null"
+            f"run.from_checkpoint={s.run.from_checkpoint} and model.init_from={s.model.init_from} both give the "
+            "initial weights: set one of them to null"
         )
     if not s.model.initializer_range > 0:
         yield f"model.initializer_range={s.model.initializer_range}: must be above 0"
     if s.model.heads >= 1 and s.model.hidden % s.model.heads:
-        yield f"model.hidden={s.model.hidden} is no multiple of model.heads={s.model.heads}"
+        yield f"model.hidden={s.model.hidden} is not a multiple of model.heads={s.model.heads}: change one of them"
     for number in (1, 2):
         if s.phase(number).seq_len > s.model.max_positions:
             yield (
@@ -149,17 +149,20 @@ def _optimizer(s: Settings) -> Iterator[str]:
     o = s.optimizer
     for name, value in (("beta1", o.beta1), ("beta2", o.beta2)):
         if value is not None and not 0 <= value < 1:
-            yield f"optimizer.{name}={value}: from 0 to below 1, or null for the preset's own"
+            yield f"optimizer.{name}={value}: must be from 0 to below 1, or null for the preset's own"
     for name, value in (("eps", o.eps), ("weight_decay", o.weight_decay)):
         if value is not None and not value >= 0:
-            yield f"optimizer.{name}={value}: must not be negative; null for the preset's own"
+            yield f"optimizer.{name}={value}: must not be negative; set null for the preset's own"
     if o.max_grad_norm is not None and not o.max_grad_norm > 0:
-        yield f"optimizer.max_grad_norm={o.max_grad_norm}: must be above 0; null for the preset's own, inf for none"
+        yield f"optimizer.max_grad_norm={o.max_grad_norm}: must be above 0; set null for the preset's own, inf for none"
     for name, bounds in (("phi_bounds", o.phi_bounds), ("ratio_bounds", o.ratio_bounds)):
         if bounds is not None and not (len(bounds) == 2 and 0 <= bounds[0] <= bounds[1] and bounds[1] > 0):
-            yield f"optimizer.{name}={bounds}: [lower, upper] with 0 <= lower <= upper, or null for none"
+            yield f"optimizer.{name}={bounds}: must be [lower, upper] with 0 <= lower <= upper, or null for none"
     if o.bias_correction == "learning_rate" and o.preset in ("nlamb", "nnlamb", "lans"):
-        yield f"optimizer.bias_correction=learning_rate with optimizer.preset={o.preset}: choose moments or none"
+        yield (
+            f"optimizer.bias_correction=learning_rate does not work with optimizer.preset={o.preset}: choose moments "
+            "or none"
+        )
     for name in without_effect(o.preset):
         if getattr(o, name) is not None:
             yield f"optimizer.{name}={getattr(o, name)} has no effect with optimizer.preset={o.preset}: set it to null"
@@ -189,38 +192,38 @@ def _data(s: Settings) -> Iterator[str]:
             )
     if (s.data.source == "hf") != (s.data.dataset is not None):
         yield (
-            f"data.source={s.data.source} with data.dataset={s.data.dataset or 'null'}: data=hf reads the dataset "
-            "of the `datasets` library, or the folder of save_to_disk, that data.dataset names; other sources read none"
+            f"data.source={s.data.source} with data.dataset={s.data.dataset or 'null'}: data=hf needs data.dataset, "
+            "the name of a dataset of the `datasets` library or a folder of save_to_disk; other sources do not use it"
         )
     if not known_encoding(s.data.encoding):
-        yield f"data.encoding={s.data.encoding}: Python knows no encoding of text by this name; most files are utf-8"
+        yield f"data.encoding={s.data.encoding}: Python knows no text encoding of this name; most files are utf-8"
     if s.data.sentences_per_document and s.data.source not in ("text", "hf"):
         yield (
-            f"data.sentences_per_document={s.data.sentences_per_document} is for data.source=text and hf; "
-            f"{s.data.source} has documents of its own: set it to 0"
+            f"data.sentences_per_document={s.data.sentences_per_document} works with data.source=text and hf; "
+            f"{s.data.source} has its own documents: set it to 0"
         )
     if len(set(s.data.seq_lens)) < len(s.data.seq_lens) or min(s.data.seq_lens, default=0) < LEAST_LENGTH:
-        yield f"data.seq_lens={list(s.data.seq_lens)}: different lengths of at least {LEAST_LENGTH} tokens are expected"
+        yield f"data.seq_lens={list(s.data.seq_lens)}: must be different lengths of at least {LEAST_LENGTH} tokens"
     if s.data.part is not None and not 0 <= s.data.part < max(1, s.data.parts):
         yield (
-            f"data.part={s.data.part} is outside of data.parts={s.data.parts}: choose 0 to {max(1, s.data.parts) - 1}, "
+            f"data.part={s.data.part} is not one of data.parts={s.data.parts}: choose 0 to {max(1, s.data.parts) - 1}, "
             "or null for all of them"
         )
     if s.data.mix and (s.data.source != "text" or s.data.paths or s.data.hub or s.data.sentences_per_document):
         yield (
-            f"data.mix has sources of its own ({', '.join(s.data.mix)}): name their files by data.mix.NAME.paths=[...] "
-            "instead of data.paths, and take data.source=text"
+            f"data.mix names its own sources ({', '.join(s.data.mix)}): give their files as data.mix.NAME.paths=[...] "
+            "instead of data.paths, and use data.source=text"
         )
     for name, part in s.data.mix.items():
         if not 0 < part.share <= 1 or part.sentences_per_document < 0:
             yield (
-                f"data.mix.{name}: share={part.share} and sentences_per_document={part.sentences_per_document}; a "
-                "share above 0 and at most 1, and a number of sentences of at least 0 are expected"
+                f"data.mix.{name}: share={part.share} and sentences_per_document={part.sentences_per_document}; the "
+                "share must be above 0 and at most 1, the number of sentences at least 0"
             )
     if s.data.leave_out_squad and not s.data.squad:
-        yield "data.leave_out_squad=True: name the questions that must not be met, data.squad=/squad/dev-v1.1.json"
+        yield "data.leave_out_squad=True: also name the questions to look for, as data.squad=/squad/dev-v1.1.json"
     if s.data.vocab is None and s.data.vocab_size < 100:
-        yield f"data.vocab_size={s.data.vocab_size}: a vocabulary to be trained needs at least 100 entries"
+        yield f"data.vocab_size={s.data.vocab_size}: a vocabulary that is trained needs at least 100 entries"
 
 
 def _phases(s: Settings) -> Iterator[str]:
@@ -229,8 +232,8 @@ def _phases(s: Settings) -> Iterator[str]:
         phase, key = s.phase(number), f"phase{number}"
         if number == 2 and continues:
             yield from (
-                f"phase2.{name}={getattr(phase, name)} has no effect while handover.schedule=continue: set it to "
-                "null, or handover.schedule=rewarm"
+                f"phase2.{name}={getattr(phase, name)} has no effect with handover.schedule=continue: set it to "
+                "null, or choose handover.schedule=rewarm"
                 for name in SCHEDULE
                 if getattr(phase, name) is not None
             )
@@ -245,7 +248,7 @@ def _schedule(phase: PhaseSettings, key: str, total: int) -> Iterator[str]:
             or power is None or origin is None or batch is None or rule is None):  # fmt: skip
         for name in SCHEDULE:
             if getattr(phase, name) is None:
-                yield f"{key}.{name}=null: a value is needed where the phase has its own schedule"
+                yield f"{key}.{name}=null: give a value, since the phase has its own schedule"
         return
     if not peak > 0:  # NaN included
         yield f"{key}.peak_lr={peak}: must be above 0"
@@ -256,19 +259,19 @@ def _schedule(phase: PhaseSettings, key: str, total: int) -> Iterator[str]:
     if rule not in ("given", "untuned"):
         yield f"{key}.lr_rule={rule}: choose one of given, untuned"
     if batch < 1:
-        yield f"{key}.lr_batch={batch}: must be at least 1; the batch that {key}.peak_lr is meant for"
+        yield f"{key}.lr_batch={batch}: must be at least 1; it is the batch that {key}.peak_lr is meant for"
     if hold < 0 or 0 <= warmup < total <= warmup + hold:
         yield f"{key}.hold_steps={hold} does not fit: choose 0 to {max(0, total - 1 - warmup)}"
     if not 0 <= warmup < total:
         yield (
-            f"{key}.warmup_steps={warmup} does not fit a schedule of {total} steps: choose 0 to {total - 1}; for a "
-            f"short try set both ({key}.warmup_steps={total // 10} is a tenth), or run `make rehearse`"
+            f"{key}.warmup_steps={warmup} does not fit a schedule of {total} steps: choose 0 to {total - 1}. For a "
+            f"short trial set both ({key}.warmup_steps={total // 10} is a tenth), or run `make rehearse`"
         )
 
 
 def _handover(s: Settings) -> Iterator[str]:
     if s.handover.schedule == "continue" and s.handover.moments == "fresh":
-        yield "handover.moments=fresh with handover.schedule=continue: a schedule that goes on needs its moments; keep"
+        yield "handover.moments=fresh with handover.schedule=continue: it needs the moments of phase 1: choose keep"
 
 
 def _finetune(s: Settings) -> Iterator[str]:
@@ -278,11 +281,11 @@ def _finetune(s: Settings) -> Iterator[str]:
     if not f.weight_decay >= 0:
         yield f"finetune.weight_decay={f.weight_decay}: must not be negative"
     if f.max_length > s.model.max_positions:
-        yield (f"finetune.max_length={f.max_length} exceeds model.max_positions={s.model.max_positions}: shorten it")
+        yield (f"finetune.max_length={f.max_length} exceeds model.max_positions={s.model.max_positions}: lower it")
     if f.max_query + f.stride + 3 > f.max_length:
         yield (
-            f"finetune.max_length={f.max_length} leaves windows shorter than finetune.stride={f.stride} beside a "
-            f"question of finetune.max_query={f.max_query} tokens: text would be skipped; raise max_length"
+            f"finetune.max_length={f.max_length} is too short: beside a question of finetune.max_query={f.max_query} "
+            f"tokens, windows would be shorter than finetune.stride={f.stride} and skip text; raise max_length"
         )
 
 
@@ -293,7 +296,7 @@ def _hardware(s: Settings) -> Iterator[str]:
     if not 0 < h.timeout_s <= LONGEST_WAIT_S:
         yield f"hardware.timeout_s={h.timeout_s} is no time to wait: give seconds, 1800 for example"
     if h.peak_tflops is not None and not h.peak_tflops > 0:
-        yield f"hardware.peak_tflops={h.peak_tflops} is no rate: give the maker's TFLOP/s, or null"
+        yield f"hardware.peak_tflops={h.peak_tflops} must be above 0: give the manufacturer's TFLOP/s, or null"
     for number in (1, 2):
         phase = s.phase(number)
         if phase.global_batch < h.devices:
@@ -303,6 +306,7 @@ def _hardware(s: Settings) -> Iterator[str]:
             )
         if h.micro_batch_tokens is not None and h.micro_batch_tokens < phase.seq_len:
             yield (
-                f"hardware.micro_batch_tokens={h.micro_batch_tokens} holds no sequence of phase{number}.seq_len="
-                f"{phase.seq_len}: raise it to at least {phase.seq_len}, or set null: as many as fit"
+                f"hardware.micro_batch_tokens={h.micro_batch_tokens} is less than one sequence of "
+                f"phase{number}.seq_len={phase.seq_len}: raise it to at least {phase.seq_len}, or set null for as many "
+                "as fit"
             )

@@ -21,12 +21,13 @@ from bert_lamb.errors import EXIT_USAGE, message_for_people
 from bert_lamb.settings.checks import SettingsError, setting_problems
 from bert_lamb.settings.messages import argument_problem, compose_message, unknown_key_message
 from bert_lamb.settings.schema import Settings
+from bert_lamb.settings.yaml_files import SettingsFileError, first_line, load_yaml
 
 Check = Callable[[Settings], list[str]]
 
 
 NO_MULTIRUN = (
-    "--multirun (-m) would run this stage alone for each combination, without what comes before it; `bert-lamb sweep` "
+    "--multirun (-m) would run only this stage for each combination, without the stages before it; `bert-lamb sweep` "
     "(make sweep) runs the whole chain for each: bert-lamb sweep optimizer=lamb,adamw seed=0,1"
 )
 
@@ -81,8 +82,11 @@ def compose_settings(overrides: Sequence[str]) -> Settings:
 
 def read_settings(path: Path) -> Settings:
     """Settings that a stage wrote beside its results; composes nothing."""
-    schema = OmegaConf.structured(Settings)
-    return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.load(path)))  # type: ignore[return-value]
+    found, schema = load_yaml(path), OmegaConf.structured(Settings)
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(schema, found))  # type: ignore[return-value]
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise SettingsFileError(f"{path} is damaged, or of another version: {first_line(error)}") from error
 
 
 def settings_yaml(settings: Settings) -> str:

@@ -38,9 +38,9 @@ def argument_problem(arguments: Sequence[str]) -> str | None:
         option, _, value = argument.partition("=")
         if argument.startswith("-") and option not in OPTIONS:
             written = f"{option.lstrip('-')}={value or '...'}"
-            return f"{argument}: no such option; settings are written without dashes, {written}, and --help lists them"
+            return f"{argument}: no such option; write settings without dashes, as {written}; --help lists the groups"
         if argument.startswith("="):
-            return f"{argument}: a setting is written key=value; the key is missing"
+            return f"{argument}: the key is missing; write a setting as key=value"
     return None
 
 
@@ -53,9 +53,9 @@ def _about_a_key(text: str) -> str | None:
     if found := re.search(r"Could not delete from config. '([^']+)' does not exist", text):
         return unknown_key_message(found.group(1))
     if found := re.search(r"Error merging override (~\S+)", text):
-        return f"{found.group(1)}: a setting cannot be taken out; give it a value (null where that means none)"
+        return f"{found.group(1)}: a setting cannot be removed; give it a value (null, if that means none)"
     if found := re.search(r"An item is already at '([^']+)'", text):
-        return f"+{found.group(1)}: this setting exists; write it without the +"
+        return f"+{found.group(1)}: this setting exists already; write it without the +"
     return None
 
 
@@ -66,11 +66,11 @@ def _about_a_group(text: str) -> str | None:
     if found := re.search(r"Could not override '([^']+@[^']+)'.\s+Did you mean to override (?:one of )?(.*)", text):
         return f"{found.group(1)}: no such group; did you mean {' or '.join(found.group(2).rstrip('?').split(', '))}?"
     if found := re.search(r"Multiple values for (\S+)\. To override", text):
-        return f"{found.group(1)} is chosen already; to choose another, write {found.group(1)}=... without the +"
+        return f"{found.group(1)} has a choice already; to make another, write {found.group(1)}=... without the +"
     if found := re.search(r"Cannot find primary config '([^']+)'", text):
-        return f"--config-name={found.group(1)}: no such file in conf/; recipes are chosen by experiment=..."
+        return f"--config-name={found.group(1)}: no such file in conf/; choose a recipe with experiment=..."
     if "Config group override must be a string" in text:
-        return "a group of settings takes the name of a file, as in model=large; --help lists both"
+        return "a group of settings is set to the name of a file, as in model=large; --help lists groups and files"
     key = _full_key(text)
     if key and re.search(r"is not a subclass of \w+Settings", text):
         folder = GROUP_FOLDERS.get(key, key)
@@ -83,8 +83,8 @@ def _about_a_value(text: str) -> str | None:
     if found := re.search(r"Ambiguous value for argument '([^'=]+)=([^']*)'", text):
         key, values = found.groups()
         return (
-            f"{key}={values}: several values are for `bert-lamb sweep` (make sweep), which runs the chain for each; a "
-            f"list is written {key}=[{values}]"
+            f"{key}={values}: several values are for `bert-lamb sweep` (make sweep), which runs the chain for each; "
+            f"write a list as {key}=[{values}]"
         )
     key = _full_key(text)
     if key is None:
@@ -96,9 +96,9 @@ def _about_a_value(text: str) -> str | None:
     if "missing mandatory value" in text.lower():
         group = key.partition(".")[0]
         folder = GROUP_FOLDERS.get(group, group)  # which of several keys is named changes from run to run
-        return f"{group} lacks values: choose a file of conf/{folder}, or set each that is missing, as {key}=value"
+        return f"{group} lacks values: choose a file of conf/{folder}, or set each missing one, as {key}=value"
     if found := re.search(r"Interpolation key '([^']+)' not found", text):
-        return f"{key} refers to ${{{found.group(1)}}}, and there is no such setting"
+        return f"{key} refers to ${{{found.group(1)}}}, but there is no such setting"
     if re.search(r"\w+ is not a ListConfig", text):
         return f"{key}: a list is expected; write {key}=[first,second]"
     return None
@@ -107,10 +107,10 @@ def _about_a_value(text: str) -> str | None:
 def _about_the_form(override: str, text: str) -> str:
     """An argument that is no key=value."""
     if "missing EQUAL" in text:
-        return f"{override}: no value; a setting is written {override}=value, without blanks around the ="
+        return f"{override}: no value; write a setting as {override}=value, without blanks around the ="
     return (
-        f"{override} cannot be read as key=value ({text.splitlines()[0]}); values with blanks or other signs "
-        """stand in quotes of their own: 'data.paths=["/my texts"]'"""
+        f"{override} cannot be read as key=value ({text.splitlines()[0]}); put values with blanks or "
+        """special characters in quotes: 'data.paths=["/my texts"]'"""
     )
 
 
@@ -129,7 +129,7 @@ def missing_file_message(wanted: str, text: str) -> str:
     near = [choice for choice in choices if name and name in choice]
     near += difflib.get_close_matches(name, choices, n=1)
     asked, hint = f"{KEY_OF_GROUP.get(group, group)}={name}", f"; did you mean {near[0]}?" if near else ""
-    return f"{asked}: there is no such file in conf/{group}. There are {', '.join(choices)}{hint}"
+    return f"{asked}: there is no such file in conf/{group}. Choose from {', '.join(choices)}{hint}"
 
 
 def unknown_key_message(key: str) -> str:

@@ -4,28 +4,21 @@ W windows lie end to end in flat columns of N tokens; each is [CLS] question [SE
 The windowing follows google-research/bert, run_squad.py; docs/squad.md lists where we depart from it.
 """
 
-import io
-import json
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import zstandard
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from bert_lamb.errors import UserError
 from bert_lamb.settings import FinetuneSettings
+from bert_lamb.squadfiles import Question, SquadError
 
 POOL = 32  # batches sorted by length together; more saves little padding and makes batches more alike
+MOST_WINDOWS = 1_000_000  # of SQuAD's training file: 88,641 of at most 384 tokens; one of these takes some 5 KB
 QUESTIONS, ORDER = 1, 2  # keys of the random draws, so that no two share a stream
-
-
-class SquadError(UserError):
-    """A file that is not SQuAD v1.1, or predictions that do not belong to it."""
 
 
 def missing_files(f: FinetuneSettings) -> list[str]:
@@ -36,15 +29,6 @@ def missing_files(f: FinetuneSettings) -> list[str]:
         for name, path in (("train_file", f.train_file), ("dev_file", f.dev_file))
         if f.arms and not Path(path).is_file()
     ]
-
-
-@dataclass
-class Question:
-    id: str
-    text: str
-    context: str
-    answers: list[str]  # every gold answer, as written
-    span: tuple[int, int] | None  # characters [from, to) of the first answer that stands there; None: none does
 
 
 @dataclass
@@ -85,38 +69,6 @@ class SquadBatch:
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
-def read_squad(path: Path) -> list[Question]:
-    """All questions of a SQuAD v1.1 JSON file, or of the same behind zstd."""
-    try:
-        raw = path.read_bytes()
-        if path.suffix == ".zst":
-            raw = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(raw)).read()
-        questions = [_question(context, q) for context, q in _entries(json.loads(raw))]
-    except OSError as error:
-        raise SquadError(f"{path} cannot be read: {error.strerror}; see finetune.train_file and dev_file") from error
-    except (ValueError, KeyError, TypeError, AttributeError, zstandard.ZstdError) as error:
-        raise SquadError(f"{path} is not SQuAD v1.1 JSON ({type(error).__name__}: {error})") from error
-    if len({q.id for q in questions}) < len(questions):
-        raise SquadError(f"{path} names a question id twice; predictions are kept by id")
-    return questions
-
-
-def _entries(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for article in document["data"]:
-        for paragraph in article["paragraphs"]:
-            for question in paragraph["qas"]:
-                yield paragraph["context"], question
-
-
-def _question(context: str, entry: dict[str, Any]) -> Question:
-    span = None
-    for answer in entry["answers"]:
-        start, text = answer["answer_start"], answer["text"]
-        if span is None and text.strip() and start >= 0 and context[start : start + len(text)] == text:
-            span = (start, start + len(text))
-    return Question(str(entry["id"]), entry["question"], context, [a["text"] for a in entry["answers"]], span)
-
-
 def trainable(questions: list[Question]) -> tuple[list[Question], list[str]]:
     """The questions to train on, and the ids of those whose answers do not stand where the file says."""
     return [q for q in questions if q.span], [q.id for q in questions if not q.span]
@@ -139,6 +91,12 @@ def cut_windows(questions: list[Question], tokenizer: Tokenizer, f: FinetuneSett
     cls, sep, pad = (_special(tokenizer, token) for token in ("[CLS]", "[SEP]", "[PAD]"))
     heads = [np.array([cls, *tokens.ids[: f.max_query], sep], np.int32) for tokens in asked]
     rooms = [f.max_length - len(head) - 1 for head in heads]
+    count = sum(window_count(len(ids_of[q.context]), r, f.stride) for q, r in zip(questions, rooms, strict=True))
+    if count > MOST_WINDOWS:
+        raise SquadError(
+            f"{len(questions):,} questions give {count:,} windows of {f.max_length} tokens, more than the "
+            f"{MOST_WINDOWS:,} that fit into memory: cut long contexts, or split finetune.train_file or dev_file"
+        )
     bounds = [window_bounds(len(ids_of[q.context]), r, f.stride) for q, r in zip(questions, rooms, strict=True)]
 
     owner = np.repeat(np.arange(len(questions)), [len(b) for b in bounds])
@@ -190,13 +148,20 @@ def window_bounds(tokens: int, room: int, stride: int) -> list[tuple[int, int]]:
     return bounds
 
 
+def window_count(tokens: int, room: int, stride: int) -> int:
+    """How many bounds `window_bounds` gives, without making them."""
+    return 1 + max(0, math.ceil((tokens - room) / min(room, stride)))
+
+
 def _best_window(bounds: list[tuple[int, int]], tokens: int) -> np.ndarray:
     """For each context token, the window that shows it best: by its shorter side there."""
-    scores = np.full((len(bounds), tokens), -1.0)
+    best, shown = np.zeros(tokens, np.int64), np.full(tokens, -1)
     for window, (begin, end) in enumerate(bounds):
         at = np.arange(end - begin)
-        scores[window, begin:end] = np.minimum(at, at[::-1])
-    return scores.argmax(axis=0)  # the first of equals: run_squad.py's bonus for length decides no other way
+        side = np.minimum(at, at[::-1])
+        better = side > shown[begin:end]  # the first of equals: run_squad.py's bonus for length decides no other way
+        best[begin:end][better], shown[begin:end][better] = window, side[better]
+    return best
 
 
 def _answer_tokens(offsets: np.ndarray, span: tuple[int, int] | None) -> tuple[int, int]:

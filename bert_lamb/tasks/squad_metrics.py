@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bert_lamb.tasks.squad_data import Question, SquadError
+from bert_lamb.squadfiles import Question, SquadError
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only: "–" stays
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")

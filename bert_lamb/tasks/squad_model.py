@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertForQuestionAnswering
 
 from bert_lamb.model import save_tensors
-from bert_lamb.tasks.squad_data import SquadBatch, SquadError
+from bert_lamb.squadfiles import SquadError
+from bert_lamb.tasks.squad_data import SquadBatch
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # the names that transformers looks for
 

@@ -9,7 +9,8 @@ from transformers import BertForQuestionAnswering
 
 from bert_lamb.data.planner import MODEST_TOKENS
 from bert_lamb.settings import FinetuneSettings, HardwareSettings
-from bert_lamb.tasks.squad_data import Question, SquadBatch, Windows, make_batch, micro_batches
+from bert_lamb.squadfiles import Question
+from bert_lamb.tasks.squad_data import SquadBatch, Windows, make_batch, micro_batches
 from bert_lamb.tasks.squad_model import autocast, span_logits
 
 Logits = Callable[[SquadBatch], tuple[Tensor, Tensor]]  # start and end scores, [B, T] each

@@ -37,18 +37,8 @@ from bert_lamb.run import (
 )
 from bert_lamb.settings import Settings, finetune_recipe, recipe_hash, settings_yaml
 from bert_lamb.signals import StopRequest
-from bert_lamb.tasks.squad_data import (
-    Question,
-    SquadError,
-    Windows,
-    cut_windows,
-    epoch_batches,
-    make_batch,
-    micro_batches,
-    read_squad,
-    subset,
-    trainable,
-)
+from bert_lamb.squadfiles import Question, SquadError, read_squad
+from bert_lamb.tasks.squad_data import Windows, cut_windows, epoch_batches, make_batch, micro_batches, subset, trainable
 from bert_lamb.tasks.squad_metrics import score
 from bert_lamb.tasks.squad_model import (
     autocast,

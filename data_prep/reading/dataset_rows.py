@@ -17,6 +17,7 @@ from typing import Any
 import zstandard
 
 from bert_lamb.files import write_json, write_whole
+from bert_lamb.jsonfiles import parse_json
 from bert_lamb.settings import DataSettings
 from data_prep.reading.sources import SourceError, SourceFile, source_files
 
@@ -87,7 +88,7 @@ def keep_rows(data: DataSettings) -> None:
 def _about(data: DataSettings) -> dict[str, Any]:
     path = rows_folder(data) / "about.json"
     try:
-        about = json.loads(path.read_text())
+        about = parse_json(path.read_bytes())
         files = [(str(name), int(rows)) for name, rows in about["files"]]
         if all(re.fullmatch(r"rows-\d+\.jsonl\.zst", name) for name, _ in files):
             return {"files": files, "complete": bool(about["complete"])}

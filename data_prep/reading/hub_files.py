@@ -1,13 +1,14 @@
 """What of a dataset on the hub a corpus is made of, and where `make fetch` puts it."""
 
-import json
 import re
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from bert_lamb.checksums import is_inside
 from bert_lamb.errors import UserError
+from bert_lamb.jsonfiles import object_or_aside
 from bert_lamb.settings import DataSettings
 
 HUB = re.compile(r"([\w.-]+/[\w.-]+)@([\w./-]+):(\S+)")
@@ -47,8 +48,24 @@ def about_path(data: DataSettings) -> Path:
 
 
 def read_about(data: DataSettings) -> dict[str, Any] | None:
-    path = about_path(data)
-    return json.loads(path.read_text()) if path.is_file() else None
+    """What that file says; None where there is none. A damaged one is kept aside, and the files are listed anew."""
+    return object_or_aside(about_path(data), _lists_files)
+
+
+def _lists_files(value: dict[str, Any]) -> bool:
+    files = value.get("files")
+    return (
+        isinstance(files, dict)
+        and all(
+            is_inside(name)
+            and isinstance(known, dict)
+            and type(known.get("size")) is int
+            and isinstance(known.get("sha256"), str)
+            for name, known in files.items()
+        )
+        and isinstance(value.get("complete"), bool)
+        and isinstance(value.get("commit"), str)
+    )
 
 
 def fetched_paths(data: DataSettings) -> list[str]:

@@ -15,16 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bert_lamb.settings import DataSettings
+from data_prep.reading.borders import BLANK_LINE, LARGEST_GAP, LINE_END, PAGE_END, Borders
 from data_prep.reading.encodings import UTF8, seems_to_be
 from data_prep.reading.sources import RawStream, SourceError, SourceFile, place_in_order, raw_chunks
 from data_prep.reading.unpacking import MIB, DamagedStream, Starts
 
 LARGEST_DOCUMENT = 32 * MIB  # bytes; more is a file without borders, not a document
-LARGEST_GAP = 1024 * MIB  # bytes without a border between documents, after which the file is not what it seems
-LINE_END, BLANK_LINE = re.compile(rb"\n"), re.compile(rb"\n[ \t\r]*\n")
-PAGE_END, FIRST_PAGE = re.compile(rb"</page>"), b"<page>"
+FIRST_PAGE = b"<page>"
 LONGEST_HEAD = 4 * MIB  # bytes before the first page; real dumps have some KB
-NAMESPACE = re.compile(r'<namespace\s[^>]*?key="(-?\d+)"[^>]*>([^<]*)</namespace>')
+NAMESPACE = re.compile(  # bounded, so that a head of nothing but openings costs no quadratic time
+    r'<namespace\s[^<>]{0,200}?key="(-?\d{1,9})"[^<>]{0,200}>([^<]{0,200})</namespace>'
+)
 DROPPED_KEYS = (6, 14)  # File and Category in every wiki
 
 
@@ -125,6 +126,12 @@ def whole_files(file: SourceFile, data: DataSettings) -> bool:
     return file.format == ".txt" and data.txt_document == "file" and not file.sentences
 
 
+def longest_read(data: DataSettings) -> int:
+    """Bytes of a piece that are ever in memory. The last record of a longer one began before `data.shard_mib` and is
+    no document for its size alone, so that the rest of it need not be read."""
+    return data.shard_mib * MIB + 2 * LARGEST_DOCUMENT
+
+
 def plan_file(file: SourceFile, data: DataSettings, threads: int = 1) -> PlannedFile:
     """Cuts one file; SourceError where it cannot be read at all."""
     try:
@@ -208,45 +215,6 @@ def nearest(starts: Starts, place: int, most: int) -> tuple[int, int] | None:
     return starts[index] if index >= 0 and place - starts[index][1] <= most else None
 
 
-class Borders:
-    """Where slices begin: at the first end of a record at least `step` bytes after the last one.
-
-    With `lines`, only where so many lines, or a multiple of it, stand before.
-    """
-
-    def __init__(self, separator: re.Pattern[bytes], step: int, lines: int = 1) -> None:
-        self.found = [(0, 1)]  # (offset, number of the line that begins there)
-        self.position = 0
-        self._separator = separator
-        self._step = step
-        self._multiple = lines
-        self._lines = 0  # ends of lines before `position`
-        self._open = b""  # an end of line and blanks at the end of the last chunk: the separator may go on
-
-    def feed(self, chunk: bytes) -> bool:
-        """The next bytes; False where no record has ended for too long."""
-        text = self._open + chunk
-        base = self.position - len(self._open)
-        wanted = 0
-        while True:
-            wanted = max(wanted, self.found[-1][0] + self._step - base)
-            match = self._separator.search(text, wanted) if wanted < len(text) else None
-            if match is None:
-                break
-            line = self._lines + chunk.count(b"\n", 0, match.end() - len(self._open)) + 1
-            wanted = match.end()
-            if (line - 1) % self._multiple == 0:
-                self.found.append((base + match.end(), line))
-        self._lines += chunk.count(b"\n")
-        self.position += len(chunk)
-        if self._separator is BLANK_LINE:
-            kept = text.rstrip(b" \t\r")
-            self._open = text[len(kept) - 1 :] if kept.endswith(b"\n") else b""
-        elif self._separator is PAGE_END:
-            self._open = text[-len(b"</page") :]
-        return self.position - self.found[-1][0] <= self._step + LARGEST_GAP
-
-
 def _plan_parquet(file: SourceFile, data: DataSettings) -> PlannedFile:
     path = Path(file.path)
     with path.open("rb") as stream:
@@ -291,14 +259,15 @@ def payloads(slices: list[Slice], data: DataSettings) -> Iterator[tuple[Slice, l
                 continue
             if stream is None or stream.file != piece.file:
                 stream = RawStream(piece.file, data)
-            texts.append(stream.read(piece.start, piece.end))
+            texts.append(stream.read(piece.start, min(piece.end, piece.start + longest_read(data))))
         yield piece_slice, texts
 
 
 def read_piece(piece: Piece, data: DataSettings) -> bytes:
     """The raw text of a piece of a seekable file, or of one near the start of a stream."""
+    size = min(piece.end - piece.start, longest_read(data))
     if piece.stream:
-        return RawStream(piece.file, data, piece.stream).read(piece.start, piece.end)
+        return RawStream(piece.file, data, piece.stream).read(piece.start, piece.start + size)
     with Path(piece.file.path).open("rb") as stream:
         stream.seek(piece.start)
-        return stream.read(piece.end - piece.start)
+        return stream.read(size)

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import re
+import sys
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -12,7 +13,11 @@ from typing import Any
 import zstandard
 
 MIB = 1 << 20
-UNPACKED_SIZE = 16 * MIB  # bytes that bz2 may unpack at a time: few packed bytes can hold gigabytes
+UNPACKED_SIZE = 16 * MIB  # bytes that bz2 and gzip may unpack at a time: few packed bytes can hold gigabytes
+ZSTD_WINDOW = 128 * MIB  # of text that a zstd frame may refer back to; more only `zstd --long=28` and above ask for
+# Packed bytes handed over at a time. zstd has no limit of its own, but 4 bytes hold at most 128 KiB; gzip copies what
+# is left of them for each member, and there may be many small ones.
+FED = {".zst": 1024, ".gz": MIB // 16, ".bz2": sys.maxsize}
 BZ2_HEAD = 10  # bytes that begin a stream: "BZh", the block size, the mark of its first block
 BZ2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 LARGEST_AHEAD = 8 * MIB  # packed bytes of a stream that is unpacked ahead; Wikimedia's hold 100 pages, some 0.1 to 1 MB
@@ -47,14 +52,15 @@ def _frames(
     state = None
     read = given = begin = skipped = 0
     damages: list[str] = []
-    for chunk in packed:
-        read += len(chunk)
+    for some in packed:
+        read += len(some)
+        chunk = memoryview(some)  # its rest is no copy, however many streams begin in it
         while chunk:
             if skipped:  # of a stream that was unpacked ahead
                 chunk, skipped = chunk[skipped:], max(0, skipped - len(chunk))
                 continue
             if state is None:
-                if not chunk.strip(b"\0"):  # padding after the last gzip member
+                if not chunk[0] and not bytes(chunk).strip(b"\0"):  # padding after the last gzip member
                     break
                 begin = read - len(chunk)
                 if starts is not None:
@@ -66,20 +72,22 @@ def _frames(
                     yield out
                     continue
                 state = _decompressor(compression)
+            part = chunk[: FED[compression]]
             try:
-                for out in _pieces(state, chunk):
+                for out in _pieces(state, part, compression):
                     given += len(out)
                     yield out
             except (zstandard.ZstdError, zlib.error, gzip.BadGzipFile, OSError) as error:  # OSError: bz2's
                 damages.append(f"broken {compression} data in the stream at byte {begin}: {error}")
                 state = None
-                chunk, passed = _next_stream(chunk, packed) if go_on else (b"", sum(map(len, packed)))
+                found, passed = _next_stream(bytes(chunk), packed) if go_on else (b"", sum(map(len, packed)))
+                chunk = memoryview(found)
                 read += passed
                 damages[-1] += "; " + (
                     "reading went on with the next stream" if chunk else "only what came before was read"
                 )
                 continue
-            chunk = state.unused_data if state.eof else b""
+            chunk = chunk[len(part) - len(state.unused_data) :]
             if state.eof:
                 state = None
     if state is not None:
@@ -168,15 +176,22 @@ def _in_short(damages: list[str], shown: int = 3) -> str:
 def _decompressor(compression: str) -> Any:
     if compression == ".bz2":
         return bz2.BZ2Decompressor()
-    return zstandard.ZstdDecompressor().decompressobj() if compression == ".zst" else zlib.decompressobj(wbits=31)
+    if compression == ".gz":
+        return zlib.decompressobj(wbits=31)
+    return zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
 
 
-def _pieces(state: Any, chunk: bytes) -> Iterator[bytes]:
-    """What a chunk unpacks to; bz2's in pieces of bounded size."""
-    if not isinstance(state, bz2.BZ2Decompressor):
-        out = state.decompress(chunk)
+def _pieces(state: Any, part: memoryview, compression: str) -> Iterator[bytes]:
+    """What a part of a stream unpacks to, in pieces of bounded size."""
+    if compression == ".zst":
+        out = state.decompress(part)
+    elif compression == ".gz":
+        out = state.decompress(part, UNPACKED_SIZE)
+        while not state.eof and (state.unconsumed_tail or len(out) == UNPACKED_SIZE):
+            yield out
+            out = state.decompress(state.unconsumed_tail, UNPACKED_SIZE)
     else:
-        out = state.decompress(chunk, UNPACKED_SIZE)
+        out = state.decompress(part, UNPACKED_SIZE)
         while not state.eof and not state.needs_input:
             yield out
             out = state.decompress(b"", UNPACKED_SIZE)

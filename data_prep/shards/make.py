@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_lamb.data.manifest_form import is_store_file
 from bert_lamb.data.store import (
     SPLITS,
     Documents,
@@ -18,6 +19,7 @@ from bert_lamb.data.store import (
     write_spans,
 )
 from bert_lamb.files import file_sha256, write_whole
+from bert_lamb.jsonfiles import read_object
 from bert_lamb.settings import DataSettings
 from data_prep.reading.slices import Slice
 from data_prep.shards.encoder import Encoder
@@ -55,13 +57,26 @@ class ShardRecord:
 
 def read_record(folder: StoreFolder, number: int) -> ShardRecord | None:
     """The record of a finished shard; None where there is none, or a file is not as it was written."""
-    path = folder.record_file(number)
-    if not path.is_file():
+    value, _ = read_object(folder.record_file(number), _is_record)
+    if value is None:
         return None
-    record = ShardRecord(**json.loads(path.read_text()))
+    record = ShardRecord(**value)
     files = {folder.path / name: about["sha256"] for name, about in record.files.items()}
     whole = all(file.is_file() and file_sha256(file) == sha256 for file, sha256 in files.items())
     return record if whole else None
+
+
+def _is_record(value: dict[str, Any]) -> bool:
+    """Whether an object is a record as it is written here: no other fields, each of its kind, files of a store."""
+    kinds = {name: type(kind) for name, kind in vars(ShardRecord(0)).items()}
+    files = value.get("files")
+    return (
+        "number" in value
+        and value.keys() <= kinds.keys()
+        and all(type(held) is kinds[name] for name, held in value.items())
+        and isinstance(files, dict)
+        and all(is_store_file(n) and isinstance(a, dict) and isinstance(a.get("sha256"), str) for n, a in files.items())
+    )
 
 
 class SplitBuilder:

@@ -20,6 +20,7 @@ from bert_lamb.data.vocabulary import (
 )
 from bert_lamb.errors import UserError
 from bert_lamb.settings import DataSettings
+from bert_lamb.words import counted
 
 log = logging.getLogger(__name__)
 TRAINING_BYTES = 64 << 20  # of text that a vocabulary is trained on, at most
@@ -73,24 +74,25 @@ def vocabulary_problems(entries: list[str], data: DataSettings) -> list[str]:
     problems = []
     if data.vocab_size not in (0, len(entries)):
         problems.append(
-            f"it has {len(entries)} entries, data.vocab_size={data.vocab_size}: set that to {len(entries)} or 0"
+            f"it has {len(entries)} entries, but data.vocab_size={data.vocab_size}: set that to {len(entries)} or 0"
         )
     missing = [token for token in SPECIAL_TOKENS if token not in entries]
     if missing:
         problems.append(f"it lacks {', '.join(missing)}: BERT's vocabularies have {', '.join(SPECIAL_TOKENS)}")
     twice = [entry for entry, count in Counter(entries).items() if count > 1]
     if twice:
-        problems.append(f"{len(twice)} entries stand twice, e.g. {twice[0]!r}: one entry a line, each once")
+        many = counted(len(twice), "entry occurs", "entries occur")
+        problems.append(f"{many} twice, e.g. {twice[0]!r}: each line must be a different entry")
     words = [entry for entry in entries if not (entry.startswith("[") and entry.endswith("]"))]
     upper = [entry for entry in words if entry != entry.lower()]
     if data.lower_case and upper:
         problems.append(
             f"{len(upper)} of its entries have upper-case letters, e.g. {upper[0]!r}, which lower-cased text "
-            "never shows: set data.lower_case=false, or take an uncased vocabulary"
+            "never contains: set data.lower_case=false, or use an uncased vocabulary"
         )
     latin = any("a" <= entry[:1] <= "z" for entry in words)
     if not data.lower_case and latin and not upper:
-        problems.append("none of its entries has an upper-case letter: set data.lower_case=true, or take a cased one")
+        problems.append("none of its entries has an upper-case letter: set data.lower_case=true, or use a cased one")
     return problems
 
 

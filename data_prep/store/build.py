@@ -6,6 +6,7 @@ from typing import Any
 
 from bert_lamb.data.manifest import write_manifest
 from bert_lamb.settings import DataSettings
+from bert_lamb.words import counted
 from data_prep.reading.dataset_rows import input_files, keep_rows
 from data_prep.reading.slices import Plan, Slice
 from data_prep.shards.folder import StoreFolder
@@ -78,7 +79,7 @@ class StoreBuild:
         except FileNotFoundError:
             if data.part is None or not self.is_complete:
                 raise
-            log.info("%s was completed by another command meanwhile", self.folder.path)
+            log.info("%s has been completed by another command", self.folder.path)
 
     def finish(self) -> None:
         """Writes the manifest, last of all, and clears the work folder. A part leaves that to the closing command."""
@@ -87,11 +88,11 @@ class StoreBuild:
             return
         if data.part is not None:
             log.info(
-                "data.part=%d of data.parts=%d is done, %d shards; when all parts are, `prepare` without data.part "
-                "completes the store",
+                "data.part=%d of data.parts=%d is done (%s); when all parts are done, run `prepare` without "
+                "data.part to complete the store",
                 data.part,
                 data.parts,
-                len(self._finished),
+                counted(len(self._finished), "shard"),
             )
             return
         assert self._vocabulary is not None
@@ -111,15 +112,13 @@ def make_shards(data: DataSettings, folder: StoreFolder, slices: list[Slice]) ->
     finished = {s.number: r for s in slices if (r := read_record(folder, s.number))}
     todo = [s for s in slices if s.number not in finished]
     if finished:
-        log.info("going on: %d of %d shards are finished", len(finished), len(slices))
+        log.info("resuming: %d of %s are finished", len(finished), counted(len(slices), "shard"))
     workers = min(data.processes or core_count(), max(1, len(todo)))
     log.info(
-        "%d shard%s of %.1f MB to make with %d process%s into %s",
-        len(todo),
-        "s" * (len(todo) != 1),
+        "making %s (%.1f MB of text) with %s in %s",
+        counted(len(todo), "shard"),
         sum(s.size for s in todo) / 1e6,
-        workers,
-        "es" * (workers != 1),
+        counted(workers, "process", "processes"),
         folder.path,
     )
     sizes = {s.number: s.size for s in slices}
@@ -148,7 +147,7 @@ def summary(manifest: dict[str, Any], folder: StoreFolder) -> str:
     counts, train = manifest["counts"], manifest["instances"]["train"]
     pairs = ", ".join(f"{passes[0]['instances']:,} of length {length}" for length, passes in train.items())
     return (
-        f"{folder.path}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, {pairs} a pass; "
-        f"{counts['heldout_documents']:,} documents held out; {counts['rejected']:,} records rejected; "
-        f"unigram entropy {manifest['unigram_entropy_nats']:.3f} nats"
+        f"{folder.path}: {counted(counts['documents'], 'document')}, {counted(counts['tokens'], 'token')}; pairs per "
+        f"pass: {pairs}; {counted(counts['heldout_documents'], 'document')} held out; "
+        f"{counted(counts['rejected'], 'record')} rejected; unigram entropy {manifest['unigram_entropy_nats']:.3f} nats"
     )

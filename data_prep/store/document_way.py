@@ -11,6 +11,7 @@ import numpy as np
 from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.store import SPLITS, Documents, documents_name, read_documents
 from bert_lamb.settings import DataSettings
+from bert_lamb.words import counted
 from data_prep.reading.dataset_rows import input_files
 from data_prep.reading.slices import Piece, read_piece
 from data_prep.reading.sources import SourceError
@@ -112,10 +113,10 @@ def of_raw(data: DataSettings, encoder: Encoder, found: Found) -> Iterator[str]:
     try:
         raw = raw_document(data, encoder, found)
     except SourceError as error:
-        yield f"raw: not to be shown, the source files are not where data.paths says ({error})"
+        yield f"raw: not shown, because the source files are not where data.paths says ({error})"
         return
     if raw is None:
-        yield f"raw: not to be shown, no text in data.paths={data.paths} gives this document's tokens"
+        yield f"raw: not shown, because no text in data.paths={data.paths} gives this document's tokens"
         return
     markup, text = raw
     cleaned = clean(text)
@@ -124,14 +125,14 @@ def of_raw(data: DataSettings, encoder: Encoder, found: Found) -> Iterator[str]:
         yield from shown("text of the markup", text)
     yield from shown("clean", cleaned)
     split = list(sentences(cleaned, data.language))
-    yield f"sentences, {len(split)} of them:"
+    yield f"sentences ({len(split)}):"
     yield from (f"  {i}: {sentence.strip()}" for i, sentence in enumerate(split[:SENTENCES]))
     yield from more(len(split) - SENTENCES, "sentences")
 
 
 def shown(name: str, text: str) -> Iterator[str]:
     """A text's beginning, one line a line."""
-    yield f"{name}, {len(text):,} characters:"
+    yield f"{name}, {counted(len(text), 'character')}:"
     yield from (f"  {line}" for line in text[:CHARACTERS].split("\n"))
     yield from more(len(text) - CHARACTERS, "characters")
 

@@ -15,6 +15,7 @@ import numpy as np
 from bert_lamb.data.store import manifest_bytes
 from bert_lamb.files import write_whole
 from bert_lamb.settings import DataSettings
+from bert_lamb.words import counted
 from data_prep.reading.slices import Plan, Slice
 from data_prep.shards.folder import StoreFolder
 from data_prep.store.pool import ProgressBar, Work, run_slices
@@ -32,7 +33,7 @@ def mark_duplicates(data: DataSettings, asked: dict[str, Any], folder: StoreFold
     place = folder.signatures(key)  # a run that was cut may have left some of other settings or input
     place.mkdir(parents=True, exist_ok=True)
     todo = [part for part in plan.slices if not signature_path(place, part.number).is_file()]
-    log.info("duplicates: signatures of %d of %d slices to make", len(todo), len(plan.slices))
+    log.info("duplicates: making signatures of %d of %s", len(todo), counted(len(plan.slices), "slice"))
     progress = ProgressBar(plan.size, plan.size - sum(part.size for part in todo), "signatures")
     sizes = {part.number: part.size for part in plan.slices}
     run_slices(StoreFolder(place), data, todo, lambda number: progress.add(sizes[number]), signer)

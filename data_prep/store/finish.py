@@ -94,8 +94,8 @@ def gap_notes(records: list[ShardRecord]) -> list[str]:
     listed = ", ".join(f"{name} ({count})" for name, count in most_frequent(names, NAMED_TEMPLATES).items())
     sentences, paragraphs = sum(r.gap_sentences for r in records), sum(r.gap_paragraphs for r in records)
     return [
-        f"{sentences} sentences in {paragraphs} paragraphs lack the text of templates that stand in no table: "
-        f"{listed}. A file that says what they show can be named by data.templates."
+        f"{sentences} sentences in {paragraphs} paragraphs lack the text of templates that are in no table: "
+        f"{listed}. data.templates can name a file that says what they show."
     ]
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from bert_lamb.files import write_whole
+from bert_lamb.jsonfiles import parse_json
 from bert_lamb.locks import one_at_a_time
 from bert_lamb.settings import DataSettings
+from bert_lamb.words import counted
 from data_prep.reading.slices import Piece, Plan, PlannedFile, Slice, as_slices, plan_files
 from data_prep.reading.sources import SourceFile
 from data_prep.shards.folder import StoreFolder
@@ -26,8 +28,9 @@ State = tuple[int, int] | None  # of a file: bytes and time of change; None: gen
 @contextmanager
 def one_command_completes(folder: StoreFolder) -> Iterator[None]:
     """Only one command makes what is missing of a whole store; a second one waits and finds it complete."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(folder.path / ".lock", f"prepares {folder.path}") as without_locks:
+    root, name = folder.path.parent, folder.path.name
+    root.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(root / f".{name}.lock", f"prepares {folder.path}") as without_locks:
         if without_locks:
             log.warning("no file locks in %s (%s): start one `prepare` at a time", folder.path, without_locks.strerror)
         yield
@@ -42,7 +45,7 @@ def one_task_reads(folder: StoreFolder) -> Iterator[None]:
     with one_at_a_time(folder.lock_file, "of this store reads the input") as without_locks:
         if without_locks:
             why = without_locks.strerror
-            log.warning("no file locks in %s (%s): several tasks may each read the input", folder.path, why)
+            log.warning("no file locks in %s (%s): each task may have to read the input itself", folder.path, why)
         yield
 
 
@@ -59,13 +62,13 @@ def kept_plan(
     known = {f.file: f for f, was in kept if f.file in asked and was is not None and was == states[f.file.path]}
     fresh = [file for file in files if file not in known]
     if fresh:
-        log.info("reading %d input file%s once, for checksums and slices", len(fresh), "s" * (len(fresh) != 1))
+        log.info("reading %s once, for checksums and slices", counted(len(fresh), "input file"))
         planned = [*known.values(), *plan_files(data, fresh, threads)]
         content = {"settings": settings, "files": [_as_json(f, states[f.file.path]) for f in planned]}
         write_whole(folder.plan_file, json.dumps(content).encode())
     else:
         planned = [*known.values()]
-        log.info("the input is as it was when it was read (%d files, by size and time of change)", len(files))
+        log.info("the input is unchanged (%s, by size and modification time)", counted(len(files), "file"))
     return as_slices(planned, data)
 
 
@@ -97,9 +100,15 @@ def _as_json(planned: PlannedFile, was: State) -> dict[str, Any]:
 
 def _read(path: Path, settings: dict[str, Any]) -> list[tuple[PlannedFile, State]]:
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_bytes())
         return [_from_json(**f) for f in content["files"]] if content["settings"] == settings else []
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # none yet, or of another version of this program
+    except (
+        FileNotFoundError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # none yet, or of another version
         return []
 
 

@@ -71,8 +71,8 @@ def run_slices(
             running = _collect(running, done)
     except BrokenProcessPool as error:
         raise PoolError(
-            "a process of `prepare` was ended from outside, often for want of memory; finished shards are "
-            f"kept: run the same command again with fewer data.processes (now {workers})"
+            "a process of `prepare` was killed, often because memory ran out; finished shards are kept: run the same "
+            f"command again with fewer data.processes (now {workers})"
         ) from error
     except BaseException:
         for child in active_children():  # files appear whole or not at all, so nobody needs to wait for them

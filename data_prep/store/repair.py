@@ -12,6 +12,7 @@ from bert_lamb.data.store import read_documents
 from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.settings import DataSettings
+from bert_lamb.words import counted
 from data_prep.reading.dataset_rows import input_files
 from data_prep.reading.hub_files import HubError
 from data_prep.reading.slices import plan_input
@@ -33,11 +34,11 @@ def check_finished(data: DataSettings, folder: StoreFolder, settings: dict[str, 
     manifest = read_manifest(folder.path)
     refuse_other(folder, manifest, {"settings": settings, "sources": sources_now(data, manifest)})
     if data.part is not None:
-        log.info("prepared already: %s; `prepare` without data.part checks it", folder.path)
+        log.info("prepared already: %s; `prepare` without data.part also checks it", folder.path)
         return
     if not verify_store(folder.path, manifest):
         shutil.rmtree(folder.work, ignore_errors=True)
-        log.info("prepared already: %s, %s documents", folder.path, f"{manifest['counts']['documents']:,}")
+        log.info("prepared already: %s, %s", folder.path, counted(manifest["counts"]["documents"], "document"))
         return
     repair(data, folder, settings, manifest, given)
     problems = verify_store(folder.path, manifest)
@@ -46,10 +47,10 @@ def check_finished(data: DataSettings, folder: StoreFolder, settings: dict[str, 
             "rebuilt files differ from the manifest (were they made with other versions of the libraries? "
             f"{manifest.get('libraries')}):\n"
             + "\n".join(f"- {p}" for p in problems)
-            + f"\nDelete {folder.path} to prepare anew."
+            + f"\nDelete {folder.path} to prepare it again."
         )
     shutil.rmtree(folder.work, ignore_errors=True)
-    log.info("%s is whole again", folder.path)
+    log.info("%s is complete again", folder.path)
 
 
 def sources_now(data: DataSettings, manifest: dict[str, Any]) -> list[dict[str, Any]]:
@@ -72,7 +73,7 @@ def repair(
 ) -> None:
     """Makes the files again that are missing or not as the manifest says."""
     bad = [name for name, about in manifest["files"].items() if not is_whole(folder.path / name, about["sha256"])]
-    log.info("making again, missing or damaged: %s", ", ".join(sorted(bad)))
+    log.info("missing or damaged, made again: %s", ", ".join(sorted(bad)))
     for name in bad:
         (folder.path / name).parent.mkdir(exist_ok=True)
     if VOCABULARY in bad:
@@ -104,6 +105,6 @@ def restore_vocabulary(folder: StoreFolder, manifest: dict[str, Any], given: Voc
     if given is None or given.sha256 != manifest["tokenizer"]["sha256"]:
         raise PrepareError(
             f"{folder.vocabulary_file} is missing or damaged, and was trained with this store: restore it "
-            f"from a copy, or delete {folder.path} to prepare anew"
+            f"from a copy, or delete {folder.path} to prepare it again"
         )
     write_whole(folder.vocabulary_file, given.content)

@@ -1,6 +1,5 @@
 """How a store that is begun or finished is recognised as the one asked for."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
@@ -10,6 +9,7 @@ from bert_lamb.data.store import manifest_bytes
 from bert_lamb.data.vocabulary import read_vocabulary, vocabulary_sha256
 from bert_lamb.errors import UserError
 from bert_lamb.files import write_whole
+from bert_lamb.jsonfiles import read_object
 from bert_lamb.settings import DataSettings, difference
 from data_prep.reading.slices import Plan
 from data_prep.shards.folder import StoreFolder
@@ -65,12 +65,29 @@ def asked_for(data: DataSettings, settings: dict[str, Any], plan: Plan) -> dict[
 
 def earlier_begun(folder: StoreFolder, asked: dict[str, Any]) -> dict[str, Any] | None:
     """What a run before wrote when it began; PrepareError where that is another store."""
-    path = folder.begun_file
-    if not path.is_file():
+    begun, problem = read_object(folder.begun_file, _is_begun)
+    if problem:
+        raise PrepareError(
+            f"{problem}, so no one knows which store this is: delete {folder.path} or choose another data.name"
+        )
+    if begun is None:
         return None
-    begun = json.loads(path.read_text())
     refuse_other(folder, begun, asked)
     return begun
+
+
+def _is_begun(value: dict[str, Any]) -> bool:
+    """Whether an object says all that tells one begun store from another."""
+    sources, vocabulary = value.get("sources"), value.get("vocabulary")
+    return (
+        isinstance(value.get("settings"), dict)
+        and isinstance(value.get("libraries", {}), dict)
+        and isinstance(sources, list)
+        and all(isinstance(s, dict) and isinstance(s.get("name"), str) and type(s.get("bytes")) is int for s in sources)
+        and isinstance(vocabulary, dict)
+        and isinstance(vocabulary.get("sha256"), str)
+        and isinstance(vocabulary.get("trained"), bool)
+    )
 
 
 def begin(
@@ -98,7 +115,7 @@ def refuse_other(folder: StoreFolder, there: dict[str, Any], asked: dict[str, An
     lines += source_differences(there["sources"], asked["sources"])
     lines += difference(there.get("libraries", {}), asked["libraries"], "library ") if "libraries" in asked else []
     if lines:
-        kind = "holds data prepared" if folder.manifest_file.is_file() else "is begun"
+        kind = "was prepared" if folder.manifest_file.is_file() else "was begun"
         raise PrepareError(
             f"{folder.path} {kind} with other settings:\n"
             + "\n".join(f"- {line}" for line in lines)
@@ -113,9 +130,9 @@ def source_differences(there: list[dict[str, Any]], asked: list[dict[str, Any]])
     for key in sorted(old.keys() | new.keys()):
         name = key[0]
         if key not in new:
-            lines.append(f"input {name}: was read, is not among data.paths now")
+            lines.append(f"input {name}: was read before, but is not among data.paths now")
         elif key not in old:
-            lines.append(f"input {name}: is among data.paths now, was not read")
+            lines.append(f"input {name}: is among data.paths now, but was not read before")
         else:
             changed = [k for k in old[key].keys() & new[key].keys() if old[key][k] != new[key][k]]
             lines += [f"input {name}: {k} {old[key][k]} -> {new[key][k]}" for k in sorted(changed)]

@@ -5,6 +5,7 @@ import shutil
 from typing import Any
 
 from bert_lamb.settings import DataSettings
+from bert_lamb.words import counted
 from data_prep.reading.slices import Plan
 from data_prep.shards.folder import StoreFolder
 from data_prep.shards.make import ShardRecord
@@ -14,9 +15,9 @@ log = logging.getLogger(__name__)
 
 HOPELESS_RECORDS = 1000  # so many first records,
 HINTS = {  # beginning of a reason: the setting that may be wrong
-    "no field": "data.text_field is to name the field that holds the text.",
-    "not UTF-8": "data.encoding is to name the encoding of the files (utf-16, cp1252, ...).",
-    "NUL characters": "Text in UTF-16 is read with data.encoding=utf-16.",
+    "no field": "Set data.text_field to the field that holds the text.",
+    "not UTF-8": "Set data.encoding to the encoding of the files (utf-16, cp1252, ...).",
+    "NUL characters": "If the text is in UTF-16, set data.encoding=utf-16.",
 }
 HOPELESS_SHARE = 0.5  # so many of them bad: no need to read the rest
 
@@ -24,14 +25,14 @@ HOPELESS_SHARE = 0.5  # so many of them bad: no need to read the rest
 def check_input(data: DataSettings, plan: Plan) -> None:
     """Tells of damages; PrepareError where there is no text."""
     for damage in plan.damages:
-        log.warning("damaged input, read as far as it goes: %s", damage)
+        log.warning("damaged input, read as far as possible: %s", damage)
     for encoding in sorted({f.seems for f in plan.files if f.seems}):
         names = [f.file.name for f in plan.files if f.seems == encoding]
-        more = f" and {len(names) - 1} more files seem" if len(names) > 1 else " seems"
-        log.warning("not UTF-8: %s%s to be %s; data.encoding=%s reads them", names[0], more, encoding, encoding)
+        more = f" and {counted(len(names) - 1, 'more file')} seem" if len(names) > 1 else " seems"
+        log.warning("not UTF-8: %s%s to be %s; to read them, set data.encoding=%s", names[0], more, encoding, encoding)
     if not plan.slices:
         raise PrepareError(
-            f"data.paths={data.paths}: no text in these files; {'; '.join(plan.damages) or 'all are empty'}"
+            f"data.paths={data.paths}: there is no text in these files: {'; '.join(plan.damages) or 'all are empty'}"
         )
 
 
@@ -44,8 +45,8 @@ def check_space(data: DataSettings, plan: Plan, folder: StoreFolder) -> None:
     already = sum(p.stat().st_size for p in folder.path.rglob("*") if p.is_file()) if folder.path.exists() else 0
     if expected - already > free:
         raise PrepareError(
-            f"data.root={data.root}: about {expected / 1e9:.1f} GB are needed there, {free / 1e9:.1f} GB are "
-            "free; choose another data.root, or fewer data.passes"
+            f"data.root={data.root}: about {expected / 1e9:.1f} GB are needed there, but {free / 1e9:.1f} GB are "
+            "free: choose another data.root, or fewer data.passes"
         )
 
 
@@ -71,10 +72,10 @@ def rejects_message(data: DataSettings, shards: list[ShardRecord], damaged: int,
     hints = [f" {hint}" for start, hint in HINTS.items() if any(reason.startswith(start) for reason in reasons)]
     lines = [f"- {count} x {reason}" for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))]
     return (
-        f"{sum(reasons.values())} of {sum(r.records for r in shards)} records cannot be used, more than "
+        f"{sum(reasons.values())} of {counted(sum(r.records for r in shards), 'record')} cannot be used, more than "
         f"data.max_reject_share={data.max_reject_share} allows:\n" + "\n".join(lines) + f"\nSamples with file and "
-        f"line: {folder.path / 'rejects'}.{''.join(hints)} Mend the input, or raise data.max_reject_share; the rest is "
-        "kept."
+        f"line: {folder.path / 'rejects'}.{''.join(hints)} Correct the input, or raise data.max_reject_share; finished "
+        "shards are kept."
     )
 
 
@@ -85,7 +86,7 @@ def check_size(manifest: dict[str, Any]) -> None:
     for length, passes in manifest["instances"]["train"].items():
         if not all(p["instances"] for p in passes):
             raise PrepareError(
-                f"the text gives no pair of sentences for data.seq_lens={length}: "
-                f"{counts['documents']} documents with {counts['sentences']} sentences are left for training; "
-                f"give more text{f' (left out by rules: {left_out})' if left_out else ''}"
+                f"the text gives no pair of sentences for data.seq_lens={length}: only "
+                f"{counted(counts['documents'], 'document')} with {counted(counts['sentences'], 'sentence')} left for "
+                f"training; give more text{f' (left out by rules: {left_out})' if left_out else ''}"
             )

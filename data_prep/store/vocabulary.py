@@ -39,9 +39,7 @@ def training_texts(data: DataSettings, plan: Plan, rules: Rules) -> Iterator[str
                 if left <= 0:
                     break
     if not found:
-        raise PrepareError(
-            f"no usable document in the input, so no vocabulary can be trained{why_none(data, plan, rules)}"
-        )
+        raise PrepareError(f"the input has no usable document to train a vocabulary on{why_none(data, plan, rules)}")
 
 
 def why_none(data: DataSettings, plan: Plan, rules: Rules) -> str:
@@ -49,7 +47,7 @@ def why_none(data: DataSettings, plan: Plan, rules: Rules) -> str:
     for part, texts in payloads(plan.slices[:1], data):
         for item in records(part, texts, data):
             if not isinstance(item, Document):
-                hint = next((f"; {h}" for start, h in HINTS.items() if item.reason.startswith(start)), "")
+                hint = next((f". {h}" for start, h in HINTS.items() if item.reason.startswith(start)), "")
                 return f"; the first record, {item.file} line {item.line}: {item.reason} ({item.sample}){hint}"
             if reason := rules.judge(clean(item.text))[0]:
                 return f"; the first document, {item.id}, is left out: {reason}"

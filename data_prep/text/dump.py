@@ -37,7 +37,7 @@ def pages(piece: Piece, text: bytes, table: TemplateTable | None = None) -> Iter
             yield reject(piece, line, "malformed XML: a page without its end", raw)
         elif end < 0:
             reason = "cut off: the file is damaged" if piece.truncated else "malformed XML: a page without its end"
-            yield reject(piece, line, reason, raw)
+            yield reject(piece, line, TOO_LARGE if len(raw) > LARGEST_DOCUMENT else reason, raw)
         else:
             yield article(piece, line, raw, table)
         line += raw.count(b"\n")

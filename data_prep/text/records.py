@@ -1,18 +1,19 @@
 """Raw text of a slice to documents; what is no document is rejected with its place and the reason."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bert_lamb.jsonfiles import parse_json
 from bert_lamb.settings import DataSettings
+from data_prep.reading.borders import BLANK_LINE
 from data_prep.reading.slices import (
-    BLANK_LINE,
     LARGEST_DOCUMENT,
     Piece,
     Slice,
+    longest_read,
     payloads,
     plan_file,
     read_piece,
@@ -69,7 +70,7 @@ def _records(piece: Piece, text: bytes | None, data: DataSettings) -> Iterator[D
     elif whole_files(piece.file, data):
         yield _whole_file(piece, text, data)
     elif piece.file.format == ".txt" and not piece.file.sentences:
-        yield from _paragraph_groups(piece, read_piece(piece, data) if text is None else text)
+        yield from _paragraph_groups(piece, read_piece(piece, data) if text is None else text, data)
     else:
         yield from _lines(piece, read_piece(piece, data) if text is None else text, data)
 
@@ -107,14 +108,21 @@ def _whole_file(piece: Piece, text: bytes | None, data: DataSettings) -> Documen
     return _document(piece, 1, read_piece(piece, data) if text is None else text)
 
 
-def _paragraph_groups(piece: Piece, text: bytes) -> Iterator[Document | Reject]:
+def _open_end(piece: Piece, data: DataSettings) -> str | None:
+    """Why the last record of what was read of a piece is no document; None where it is one like the others."""
+    if piece.end - piece.start > longest_read(data):
+        return TOO_LARGE
+    return "cut off: the file is damaged" if piece.truncated else None
+
+
+def _paragraph_groups(piece: Piece, text: bytes, data: DataSettings) -> Iterator[Document | Reject]:
     """Documents parted by empty lines."""
-    start, line = 0, piece.first
+    start, line, open_end = 0, piece.first, _open_end(piece, data)
     ends = [(m.start() + 1, m.end()) for m in BLANK_LINE.finditer(text)] + [(len(text), len(text))]
     for stop, following in ends:
         raw = text[start:stop]
-        if piece.truncated and following == len(text):
-            yield reject(piece, line, "cut off: the file is damaged", raw)
+        if open_end and following == len(text):
+            yield reject(piece, line, open_end, raw)
         elif raw.strip():
             yield _document(piece, line, raw)
         line += text.count(b"\n", start, following)
@@ -123,13 +131,13 @@ def _paragraph_groups(piece: Piece, text: bytes) -> Iterator[Document | Reject]:
 
 def _lines(piece: Piece, text: bytes, data: DataSettings) -> Iterator[Document | Reject]:
     """JSON objects, or sentences, one a line."""
-    start, line = 0, piece.first
+    start, line, open_end = 0, piece.first, _open_end(piece, data)
     while start < len(text):
         end = text.find(b"\n", start)
         end = len(text) if end < 0 else end
         raw = text[start:end]
-        if piece.truncated and end == len(text):
-            yield reject(piece, line, "cut off: the file is damaged", raw)
+        if open_end and end == len(text):
+            yield reject(piece, line, open_end, raw)
         elif raw.strip():
             yield _line(piece, line, raw, data) if piece.file.format == ".jsonl" else _document(piece, line, raw)
         start, line = end + 1, line + 1
@@ -139,10 +147,10 @@ def _line(piece: Piece, line: int, raw: bytes, data: DataSettings) -> Document |
     if len(raw) > LARGEST_DOCUMENT:
         return reject(piece, line, TOO_LARGE, raw)
     try:
-        record = json.loads(raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
+        record = parse_json(raw.removeprefix(b"\xef\xbb\xbf"))
     except UnicodeDecodeError:
         return reject(piece, line, "not UTF-8", raw)
-    except (ValueError, RecursionError):
+    except ValueError:
         return reject(piece, line, "malformed JSON", raw)
     if not isinstance(record, dict):
         return reject(piece, line, "JSON, but no object", raw)

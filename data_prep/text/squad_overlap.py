@@ -6,15 +6,16 @@ ours, from measurement (docs/data.md).
 """
 
 import hashlib
-import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
 
 import numpy as np
-import zstandard
 
 from bert_lamb.errors import UserError
+from bert_lamb.squadfiles import read_contexts, squad_bytes
 
 GRAM = 8  # words
 LEAST_SHARE = 0.5
@@ -73,20 +74,21 @@ class Overlap:
 
 def squad_sha256(path: str) -> str:
     """Of the JSON, packed or not."""
-    return hashlib.sha256(_content(path)).hexdigest()
+    with _named(path):
+        return hashlib.sha256(squad_bytes(Path(path))).hexdigest()
 
 
 def read_paragraphs(path: str) -> list[str]:
     """The contexts of a SQuAD v1.1 JSON file, also .zst; OverlapError where it is none."""
-    try:
-        return [p["context"] for article in json.loads(_content(path))["data"] for p in article["paragraphs"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise OverlapError(f"data.squad={path} is no SQuAD file (JSON, also .zst): {error!r}") from error
+    with _named(path):
+        return read_contexts(Path(path))
 
 
-def _content(path: str) -> bytes:
+@contextmanager
+def _named(path: str) -> Iterator[None]:
     try:
-        raw = Path(path).read_bytes()
-        return zstandard.ZstdDecompressor().decompressobj().decompress(raw) if path.endswith(".zst") else raw
-    except (OSError, zstandard.ZstdError) as error:
-        raise OverlapError(f"data.squad={path} cannot be read: {error}") from error
+        yield
+    except OSError as error:
+        raise OverlapError(f"data.squad={path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise OverlapError(f"data.squad={path} is no SQuAD file (JSON, also .zst): {error}") from error

@@ -1,11 +1,15 @@
 """The peers of `make bench-data` do what they are compared for, and its page says what was measured."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from prepare_tools import write_jsonl, write_text
+from tools import environment
 
 from bert_lamb.bench import data as bench
 from bert_lamb.bench.own_text import TextError, take, texts
@@ -43,7 +47,7 @@ def test_a_contender_is_measured_and_a_failure_is_told(tmp_path):
     contender.turn()
     assert contender.cpu_s[0] > 0
     assert 20 < contender.peak_mib[0] < 1000
-    with pytest.raises(RuntimeError, match="splitter ended with 1"):
+    with pytest.raises(bench.ContenderError, match="splitter ended with exit code 1"):
         bench.Contender("splitter", [bench.PEERS, "splitter", "nowhere"]).turn()
 
 
@@ -64,10 +68,52 @@ def test_the_page_is_the_measure(finished: Path, tmp_path, monkeypatch):
     assert said.startswith("`make bench-data ARGS='--text texts --mb 8'`, commit ")
     assert "| prepare | 4.0 (4.0-36.0) | 2.00 | 30 | 100 | " in said
     # 1 s reading, 0.5 s splitter, 2 s tokenizers: 8 MB in 3.5 s
-    assert "2.29 MB/s" in said
-    assert "2.00, 0.88 of it. The splitter is 12% of its time." in said
-    assert "10.0 times as fast, 20.0 times smaller" in said
+    assert "reach 2.29 MB/s" in said
+    assert "reaches 2.00, 0.88 times as much. The splitter takes 12% of its time." in said
+    assert "10.0 times as fast, and its files are 20.0 times smaller" in said
     assert "| prepare, from a dump | 10.0 (10.0-90.0) | 0.10 | 1 | 100 |" in said
-    assert "Pages to text are 60% of it" in said
-    assert "Disk: 10 GB (0.50 bytes a byte of text). Memory: 100 MiB a process." in said
+    assert "Turning pages into text takes 60% of the time" in said
+    assert "Disk: 10 GB (0.50 bytes per byte of text). Memory: 100 MiB per process." in said
     assert said.endswith("| 2 | 1.39 |\n| 16 | 0.17 |\n| 64 | 0.04 |")  # 20,000 MB / 2 MB/s / 3600 s
+
+
+def test_what_a_contender_prints_is_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench.measured, "__file__", str(tmp_path / "silent.py"))
+    (tmp_path / "silent.py").write_text("print('no numbers')\n")
+    with pytest.raises(bench.ContenderError, match="splitter did not print its time and memory, but 'no numbers'"):
+        bench.Contender("splitter", ["anything"]).turn()
+    (tmp_path / "silent.py").write_text("")
+    with pytest.raises(bench.ContenderError, match="did not print its time"):
+        bench.Contender("splitter", ["anything"]).turn()
+
+
+@pytest.mark.parametrize("last", ['{"documents": 7', '{"documents": 7}', "[]"])
+def test_figures_of_a_dump_are_checked(finished: Path, tmp_path, last):
+    ours, pages = (bench.Contender(name, [], cpu_s=[1.0]) for name in (bench.DUMP, bench.PAGES))
+    pages.said = [last]
+    with pytest.raises(bench.ContenderError, match="did not print its figures"):
+        bench.dump_lines({bench.DUMP: ours, bench.PAGES: pages}, [], finished)
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_a_contender_ends_with_the_benchmark(tmp_path, asked):
+    """Also what the contender has started, which would otherwise go on alone."""
+    (tmp_path / "slow.py").write_text("import time\nprint('runs', flush=True)\ntime.sleep(600)\n")
+    code = """
+import sys
+from pathlib import Path
+from bert_lamb.bench import data
+def measure(given):
+    data.Contender("slow", ["slow"]).turn()
+data.measure = measure
+data.subprocess.PIPE = None  # its words come here
+sys.argv = ["data", "--text", "x", "--vocab", "y"]
+data.main()
+"""
+    given = environment()
+    given["PYTHONPATH"] += os.pathsep + str(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", code], env=given, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "runs\n"
+    process.send_signal(asked)
+    assert process.stdout.read() == "", "the end of all that could write there"
+    assert process.wait() == 130

@@ -27,7 +27,6 @@ def study(path, measured) -> Study:
     about = {"em": 0, "run": "r", "precision": "bf16", "device": "a CPU", "torch": "2", "commit": "c", "dirty": False}
     lines = [about | {"row": row.words, "seed": i, "f1": f1} for row, f1s in measured for i, f1 in enumerate(f1s)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"row": "cut off in the mid')
-    sample_study.drop_half_line(path)
     return Study((), 1, path)
 
 
@@ -54,14 +53,14 @@ def test_a_study_that_was_cut_gives_the_page_of_what_it_has(table, tmp_path):
 def test_a_study_that_is_asked_to_stop_ends_with_its_stages(tmp_path, asked):
     """Stages that take forever, two at a time, more of them waiting: none is left, none is begun."""
     code = f"""
-import signal, subprocess, sys
+import os, signal, subprocess, sys
 from pathlib import Path
 from bert_lamb.bench import sample_study
 from bert_lamb.bench.sample_study import Study
 
 class Forever(Study):
     def _run(self, row, seed, arm):
-        print("begun", flush=True)
+        os.write(1, b"begun\\n")  # in one piece, beside others
         self.stage("{FOREVER}", (row,))
     def place(self, row, seed):
         return None
@@ -76,7 +75,7 @@ sample_study.compose_settings = measured
 sys.argv = ["study"]
 sample_study.main()
 """
-    (tmp_path / f"{FOREVER}.py").write_text("import time\nprint('running', flush=True)\ntime.sleep(600)\n")
+    (tmp_path / f"{FOREVER}.py").write_text("import os, time\nos.write(1, b'running\\n')\ntime.sleep(600)\n")
     given = environment()
     given["PYTHONPATH"] += os.pathsep + str(tmp_path)
     process = subprocess.Popen([sys.executable, "-c", code], env=given, stdout=subprocess.PIPE, text=True)
@@ -86,3 +85,34 @@ sample_study.main()
     assert sorted(lines) == ["begun", "begun", "running", "running"]
     assert process.wait() != 0
     assert "begun" not in rest
+
+
+def test_damaged_lines_are_set_aside_and_measured_again(table, tmp_path):
+    kept = tmp_path / "a.jsonl"
+    study(kept, [(table[0], PRETRAINED)])
+    kept.write_text(kept.read_text() + '{"row": "pretrained", "seed": "7"}\n[1]\n{"row": \n')
+    again = Study((), 1, kept)
+    assert sorted(seed for _, seed in again.lines) == [0, 1, 2]
+    assert (tmp_path / "damaged-a.jsonl").read_text().count("\n") == 3
+    assert kept.read_text().count("\n") == 3
+
+
+def test_a_damaged_result_of_an_arm_is_named(table, tmp_path):
+    class Arm:
+        path, result_file, machine_file = tmp_path, tmp_path / "result.json", tmp_path / "machine.json"
+
+    Arm.machine_file.write_text('{"device": "a CPU", "commit": null, "dirty": null, "versions": {"torch": "2"}}')
+    Arm.result_file.write_text('{"arm": "pretrained", "f1": ')
+    with pytest.raises(sample_study.StudyError, match=r"result.json is damaged: .* remove .* and run the same command"):
+        study(tmp_path / "a.jsonl", [])._keep(table[0], 0, Arm)
+
+
+def test_a_stage_of_an_ending_study_is_not_begun(tmp_path):
+    """However far a thread had come between two stages."""
+    ending = Study((), 1, tmp_path / "a.jsonl")
+    ending.place = lambda row, seed: None
+    ending._run = lambda row, seed, arm: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        ending.measure([(rows(compose_settings(()))[0], 0)])
+    with pytest.raises(subprocess.CalledProcessError, match="SIGTERM"):
+        ending.stage("this", ())

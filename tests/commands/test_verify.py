@@ -66,7 +66,7 @@ def test_what_is_whole_is_said_in_a_line_a_part(copy: Path, capsys: pytest.Captu
     assert len(lines) == len(parts)
     for line, part in zip(lines, parts, strict=True):
         assert part in line
-        assert line.endswith(("as they were written", "readable, of one recipe"))
+        assert line.endswith(("unchanged", "readable and of one recipe"))
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before, "nothing is changed"
 
 
@@ -95,12 +95,12 @@ def test_every_file_with_a_checksum_is_looked_at(copy: Path) -> None:
     ("name", "content", "words"),
     [
         ("machine.json", "[", "machine.json is damaged"),
-        ("events.jsonl", "nonsense\n", "events.jsonl: 1 lines cannot be read"),
-        ("phase1/metrics.jsonl", '{"step": "x"}\n', "metrics.jsonl: 1 lines cannot be read"),
+        ("events.jsonl", "nonsense\n", "events.jsonl: 1 line cannot be read"),
+        ("phase1/metrics.jsonl", '{"step": "x"}\n', "metrics.jsonl: 1 line cannot be read"),
         ("phase1/result.json", "{}", "result.json is damaged"),
         ("phase1/result.json", '{"checkpoint": "checkpoints/step-000009"}', "step-000009 is missing"),
         ("phase1/result.json", '{"checkpoint": "../../elsewhere"}', "result.json is damaged"),
-        ("data_manifest.json", "{}", "not the manifest of the data that the run read"),
+        ("data_manifest.json", "{}", "not the manifest of the data that the run used"),
         ("recipe.json", '{"seed": 7}', "not the recipe that the folder is named after"),
         ("../../data/made/manifest.json", "{", "manifest.json is not JSON"),
     ],
@@ -143,7 +143,7 @@ def test_it_is_a_command(copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
             stage.main()
         assert ended.value.code not in (0, None)
         said = f"{ended.value.code}{capsys.readouterr().err}"
-        assert f"1 files are damaged or missing:\n- {weights} does not match SHA256SUMS" in said
+        assert f"1 file is damaged or missing:\n- {weights} does not match SHA256SUMS" in said
 
 
 def test_a_store_without_a_run(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

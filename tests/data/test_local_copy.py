@@ -1,5 +1,6 @@
 """hardware.local_data: what is copied, that it is whole, cut copies, damage, and that training reads the copy."""
 
+import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> dict[str, str]:
-    found = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith((".verified", LOCK)))
+    found = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(LOCK))
     return {str(p.relative_to(folder)): file_sha256(p) for p in found}
 
 
@@ -40,9 +41,13 @@ def test_what_training_reads_and_nothing_else(store: Path, tmp_path: Path) -> No
     assert files(copy_store(store, manifest, {32, 64}, there)) == whole
 
 
-def test_a_second_time_nothing_is_read(store: Path, tmp_path: Path) -> None:
-    manifest = read_manifest(store)
-    copy_store(store, manifest, {32, 64}, tmp_path)
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077, 0])
+def test_a_second_time_nothing_is_read(store: Path, tmp_path: Path, mask: int) -> None:
+    manifest, before = read_manifest(store), os.umask(mask)
+    try:
+        copy_store(store, manifest, {32, 64}, tmp_path)
+    finally:
+        os.umask(before)
     with mock.patch.object(local_copy, "_copy", side_effect=AssertionError("copied twice")):
         copy_store(store, manifest, {32, 64}, tmp_path)
 
@@ -131,3 +136,94 @@ def test_training_reads_the_copy(store: Path) -> None:
     pretrain(local)
     for number in (1, 2):
         assert losses_of(local.path, number) == losses_of(plain.path, number)
+
+
+def all_below(folder: Path) -> dict[str, bytes | str]:
+    """Links as what they say, files as their bytes."""
+    found = sorted(p for p in folder.rglob("*") if p.is_symlink() or p.is_file())
+    return {str(p): str(p.readlink()) if p.is_symlink() else p.read_bytes() for p in found}
+
+
+def test_links_that_another_user_planted_are_not_followed(store: Path, tmp_path: Path) -> None:
+    """Under every name that a copy writes to; the folder was open to all, as a umask of 0 makes it."""
+    manifest, victims, node = read_manifest(store), tmp_path / "victims", tmp_path / "node"
+    copy = copy_store(store, manifest, {32}, node)
+    names = [*files(copy), local_copy.PARTIAL]
+    copy.chmod(0o777)
+    (copy / "train").chmod(0o777)
+    victims.mkdir()
+    for number, name in enumerate(names):
+        victim = victims / str(number)
+        victim.write_bytes(b"mine" if number % 2 else (store / "vocab.txt").read_bytes())
+        (copy / name).unlink(missing_ok=True)
+        (copy / name).symlink_to(victim if number % 3 else victims / "new")
+    before = all_below(victims)
+    copied = copy_store(store, manifest, {32}, node)
+    assert all_below(victims) == before
+    assert not any((copied / name).is_symlink() for name in names)
+    assert not any(folder.stat().st_mode & 0o022 for folder in (copied, copied / "train"))
+    assert all(files(store)[name] == sha256 for name, sha256 in files(copied).items())
+
+
+def test_a_file_that_others_can_change_is_copied_again(store: Path, tmp_path: Path) -> None:
+    copy = copy_store(store, read_manifest(store), {32}, tmp_path)
+    (copy / "vocab.txt").chmod(0o666)
+    (copy / "vocab.txt").write_text("theirs")
+    copy_store(store, read_manifest(store), {32}, tmp_path)
+    assert (copy / "vocab.txt").read_bytes() == (store / "vocab.txt").read_bytes()
+    assert not (copy / "vocab.txt").stat().st_mode & 0o022
+
+
+@pytest.mark.parametrize("place", ["root", "folder", "train"])
+def test_a_folder_that_is_a_link_is_refused(store: Path, tmp_path: Path, place: str) -> None:
+    manifest, elsewhere, node = read_manifest(store), tmp_path / "elsewhere", tmp_path / "node"
+    copy = copy_store(store, manifest, {32}, node)
+    link = {"root": node, "folder": copy, "train": copy / "train"}[place]
+    link.replace(elsewhere)
+    link.symlink_to(elsewhere)
+    before = all_below(elsewhere)
+    with pytest.raises(StoreError, match=r"hardware\.local_data=.* is a link.*: name (the|a) folder"):
+        copy_store(store, manifest, {32, 64}, node)
+    assert all_below(elsewhere) == before
+
+
+def test_folders_of_another_user_are_refused(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the root's owner, and of the folder's below a root that root owns, as scratch disks are."""
+    manifest, node, owner = read_manifest(store), tmp_path / "node", os.geteuid()
+    copy = copy_store(store, manifest, {32}, node)
+    monkeypatch.setattr(local_copy.os, "geteuid", lambda: 4321)
+    monkeypatch.setattr(Path, "lstat", as_if({node: 1234, copy: 1234}))
+    with pytest.raises(StoreError, match=r"hardware\.local_data=.*belongs to another user; choose another disk"):
+        copy_store(store, manifest, {32}, node)
+    monkeypatch.setattr(Path, "lstat", as_if({node: 0, copy: 1234}))
+    with pytest.raises(
+        StoreError, match=f"{copy.name} is a link, or belongs to another user: name a folder of your own"
+    ):
+        copy_store(store, manifest, {32}, node)
+    monkeypatch.setattr(local_copy.os, "geteuid", lambda: owner)
+    monkeypatch.setattr(Path, "lstat", as_if({node: 0}))
+    assert copy_store(store, manifest, {32}, node) == copy
+
+
+LSTAT = Path.lstat
+
+
+def as_if(owners: dict[Path, int]) -> Any:
+    """`Path.lstat` where these paths belong to others."""
+
+    def lstat(path: Path) -> os.stat_result:
+        status = list(LSTAT(path))
+        status[4] = owners.get(path, status[4])
+        return os.stat_result(status)
+
+    return lstat
+
+
+def test_a_root_where_all_may_rename_is_refused(store: Path, tmp_path: Path) -> None:
+    node = tmp_path / "node"
+    node.mkdir()
+    node.chmod(0o777)
+    with pytest.raises(StoreError, match="every user may rename what lies in it"):
+        copy_store(store, read_manifest(store), {32}, node)
+    node.chmod(0o1777)
+    assert copy_store(store, read_manifest(store), {32}, node).is_dir()

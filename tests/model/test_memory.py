@@ -81,9 +81,9 @@ def test_the_plan_counts_a_device(tmp_path: Path) -> None:
     assert gib[0] < gib[1] < gib[2]
     assert budget(few, 8, BF16).phases[0].memory_gib < gib[0]
     text = budget_text(many, budget(many, 1, BF16))
-    assert f"memory: about {1024 * max(p.memory_gib for p in budget(many, 1, BF16).phases):.0f} MiB a device" in text
+    assert f"memory: about {1024 * max(p.memory_gib for p in budget(many, 1, BF16).phases):.0f} MiB per device" in text
     assert not memory_warnings(many, budget(many, 1, BF16))
     with mock.patch("psutil.virtual_memory", return_value=mock.Mock(total=2**20)):
         (told,) = memory_warnings(many, budget(many, 1, BF16))[:1]
-    assert "phase 1 may take about" in told
+    assert "phase 1 may need about" in told
     assert "hardware.micro_batch_tokens" in told

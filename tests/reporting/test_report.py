@@ -122,7 +122,7 @@ def test_the_whole_report(tmp_path):
     assert row(text, "pretrained-0123456789-seed0")[1:4] == ["400", "92.51", "90.51"]
     assert row(text, "2 | done")[2:] == ["10 of 10", "64", "128", "640", "64,000", "0", "5", "128", "0.250"]
     assert row(text, "1 | 5.600") == ["1", "5.600", "5.000", "0.600", "0.100", "5.250", "0.200"]
-    assert "3.00e+12 FLOPs, 36 s on 1 device(s) at 0.1 TFLOP/s a device (assumed)" in text
+    assert "3.00e+12 FLOPs, 36 s on 1 device at 0.1 TFLOP/s per device (assumed)" in text
     assert "Measured: 0.2 TFLOP/s" in text  # 3e12 in 15 s
     assert row(text, "unigram entropy")[1] == "6.125 nats"
     assert row(text, "2026-01-02T03:05:05+0000")[1:] == ["skipped", "phase 1, step 5, in_row 1"]
@@ -228,8 +228,8 @@ def test_disappointments_are_said(tmp_path, no_figures):
     (path / "data_manifest.json").write_text(json.dumps(manifest | {"unigram_entropy_nats": 3.5}))
     write_report(path)
     text = (path / "report/report.md").read_text()
-    assert text.count("nothing learnt but counts") == 2
-    assert row(text, "- | pretraining gained nothing")[2] == "F1 17.20, without 17.20"
+    assert text.count("learnt only word frequencies") == 2
+    assert row(text, "- | pretraining gained nothing")[2] == "F1 17.20 with it, 17.20 without"
 
 
 @pytest.mark.parametrize(("dev_file", "named"), [("/x/dev-v1.1.json", "dev-v1.1.json"), ("/x/own.json", "own.json")])
@@ -269,7 +269,7 @@ def test_the_papers_row_stands_beside_a_run_of_its_batches(tmp_path, no_figures)
         text[model] = (path / "report/report.md").read_text()
         paper = row(text[model], "the paper, BERT-Large (arXiv 1904.00962, Table 1)")
         assert paper[1:] == ["65,536 / 32,768", "8,599", "90.584"]
-        assert "the recipe has 30 steps; 400 questions are not the dev set's 10,570." in text[model]
+        assert "the recipe has 30 steps; it is scored on 400 questions, not on the dev set's 10,570." in text[model]
     assert "the model is BERT-tiny" in text["tiny"]
     assert "the model is" not in text["large"]
 
@@ -366,7 +366,7 @@ def test_a_run_that_began_from_another_says_so(tmp_path, no_figures):
     (path / "origin.json").write_text(json.dumps(origin))
     write_report(path)
     text = (path / "report/report.md").read_text()
-    assert "Began from step 8 of phase 1 of run `first`, recipe 0123456789" in text
+    assert "Started from step 8 of phase 1 of run `first`, recipe 0123456789" in text
     (path / "origin.json").write_text(json.dumps(origin | {"phase": 2}))
     write_report(path)
-    assert row((path / "report/report.md").read_text(), "1 | done by the run that this one began from")
+    assert row((path / "report/report.md").read_text(), "1 | done by the run that this one started from")

@@ -16,7 +16,7 @@ from bert_lamb.pretrain import pretrain
 from bert_lamb.reporting.read_run import read_run
 from bert_lamb.reporting.summary import summary
 from bert_lamb.reporting.text import report_text, verdict
-from bert_lamb.run import RunFolder, RunFolderError, keep_precision, last_how, open_run, parts, precisions
+from bert_lamb.run import RunFolder, RunFolderError, is_event, keep_precision, last_how, open_run, parts, precisions
 from bert_lamb.settings import compose_settings
 
 CPU = torch.device("cpu")
@@ -62,6 +62,13 @@ def test_a_run_that_began_from_a_checkpoint_counts_from_there():
 def test_events_of_older_versions_are_parts_of_which_nothing_is_known():
     (part,) = parts([{"event": "start", "phase": 1, "ranks": 1}], {1: 3})
     assert (part.steps, part.how) == ("1 to 3", {})
+
+
+def test_an_event_that_is_damaged_inside_is_none():
+    good = begin("start", 1, 4, precision="bf16")
+    assert is_event(good)
+    for key, value in (("step", "4"), ("phase", [1]), ("how", "bf16"), ("how", {"precision": "int8"}), ("event", None)):
+        assert not is_event(good | {key: value}), key
 
 
 def test_every_start_and_stop_leaves_a_record(place: Path, caplog: pytest.LogCaptureFixture):

@@ -75,8 +75,8 @@ MANY = {  # override: what the one message must hold
     "hardware.devices=3": "hardware.devices=3",
     "phase2.global_batch=4": "phase2.global_batch=4 cannot be cut into equally many micro-batches",
     "hardware.micro_batch_tokens=128": "phase2.global_batch=4",
-    "data.sentences_per_document=5": "data.sentences_per_document=5 is for data.source=text",
-    "data.leave_out_squad=true": "data.leave_out_squad=True: name the questions",
+    "data.sentences_per_document=5": "data.sentences_per_document=5 works with data.source=text",
+    "data.leave_out_squad=true": "data.leave_out_squad=True: also name the questions",
     "data.lower_case=false": "data.lower_case=False, but the data in",
     "handover.moments=some": "handover.moments=some: choose one of keep, keep_reset_step, fresh",
     "optimizer.no_decay=[bias,LayerNrom]": "optimizer.no_decay part 'LayerNrom' matches no parameter",
@@ -84,7 +84,7 @@ MANY = {  # override: what the one message must hold
     "masking.share=0.9": "masking.share=0.9",
     "seed=-1": "seed=-1: must be at least 0",
     "data.seed=-1": "data.seed=-1: must be at least 0",
-    "data.seq_lens=[32,64,64]": "data.seq_lens=[32, 64, 64]: different lengths",
+    "data.seq_lens=[32,64,64]": "data.seq_lens=[32, 64, 64]: must be different lengths",
     "finetune.lr=nan": "finetune.lr=nan: must be above 0",
     "finetune.arms=[scratch]": "train.json: no such file; name a SQuAD v1.1 JSON file (also .zst), or finetune.arms=[]",
     "model.initializer_range=0": "model.initializer_range=0.0: must be above 0",
@@ -124,35 +124,35 @@ def test_each_of_these_problems_is_told_alone(place: Path, override: str) -> Non
     [
         ("data.paths=/my/texts", "data.paths: a list is expected; write data.paths=[first,second]"),
         ("phase1=seq64", "phase1 is a group of settings: choose a file of conf/phase"),
-        ("data.paths=[/my texts/é]", "values with blanks or other signs stand in quotes of their own"),
+        ("data.paths=[/my texts/é]", "put values with blanks or special characters in quotes"),
         ("phase1.global_bach=64", "unknown setting 'phase1.global_bach'; did you mean phase1.global_batch"),
         ("+phase1.global_bach=64", "unknown setting 'phase1.global_bach'; did you mean phase1.global_batch"),
         ("+nonsense=1", "unknown setting 'nonsense'"),
         ("phase1.steps=many", "phase1.steps=many: a value of type int"),
         ("masking.whole_word=perhaps", "masking.whole_word=perhaps: a value of type bool"),
-        ("~phase1.steps", "~phase1.steps: a setting cannot be taken out"),
+        ("~phase1.steps", "~phase1.steps: a setting cannot be removed"),
         ("~nosuch", "unknown setting 'nosuch'"),
         ("~finetune", "finetune lacks values: choose a file of conf/finetune"),
         (
             "model.layers=???",
-            "model lacks values: choose a file of conf/model, or set each that is missing, as model.layers=value",
+            "model lacks values: choose a file of conf/model, or set each missing one, as model.layers=value",
         ),
         ("phase1.steps=null", "phase1.steps=null: a value is needed here"),
         ("seed=", "seed=: a value of type int"),
-        ("seed", "seed: no value; a setting is written seed=value"),
-        ("=3", "=3: a setting is written key=value; the key is missing"),
-        ("+seed=3", "+seed: this setting exists; write it without the +"),
-        ("+model=mini", "model is chosen already"),
-        ("model=3", "takes the name of a file, as in model=large"),
+        ("seed", "seed: no value; write a setting as seed=value"),
+        ("=3", "=3: the key is missing; write a setting as key=value"),
+        ("+seed=3", "+seed: this setting exists already; write it without the +"),
+        ("+model=mini", "model has a choice already"),
+        ("model=3", "is set to the name of a file, as in model=large"),
         ("phase@phase3=seq128", "phase@phase3: no such group; did you mean phase@phase1 or phase@phase2?"),
-        ("run.name=${nowhere}", "run.name refers to ${nowhere}, and there is no such setting"),
+        ("run.name=${nowhere}", "run.name refers to ${nowhere}, but there is no such setting"),
         ("seed=0,1", "several values are for `bert-lamb sweep`"),
-        ("--seed=3", "settings are written without dashes, seed=3"),
+        ("--seed=3", "write settings without dashes, as seed=3"),
         ("-s", "-s: no such option"),
-        ("--config-name=other", "recipes are chosen by experiment=..."),
+        ("--config-name=other", "choose a recipe with experiment=..."),
         ("phase1.steps=[", "phase1.steps=["),
-        ("run.name=it's", "stand in quotes of their own"),
-        ("run.name=a=b", "stand in quotes of their own"),
+        ("run.name=it's", "in quotes: 'data.paths="),
+        ("run.name=a=b", "in quotes: 'data.paths="),
     ],
 )
 def test_misspelt_and_mistyped(command, override: str, message: str) -> None:
@@ -223,7 +223,7 @@ def damaged_store(folder: Path, how: str) -> None:
         ("other format", "has format 99"),
         ("no JSON", "is not JSON"),
         ("not an object", "manifest.json"),
-        ("no instances of a length", "has instances of 32 tokens only"),
+        ("no instances of a length", "has only instances of 32 tokens"),
     ],
 )
 def test_damaged_data(command, tmp_path: Path, how: str, message: str) -> None:
@@ -321,10 +321,10 @@ def test_hours_come_from_a_measurement_where_there_is_one(tmp_path: Path) -> Non
     assert second.tflops == s.hardware.assumed_tflops
     assert b.hours == pytest.approx((first.flops / 400e12 + second.flops / 316e12) / 8 / 3600)
     text = budget_text(s, b)
-    assert f"400 TFLOP/s a device (measured on NVIDIA H200, commit 0123456 ({path}))" in text
-    assert f"316 TFLOP/s a device (assumed: {path} has no BERT-large at 512 tokens)" in text
+    assert f"400 TFLOP/s per device (measured on NVIDIA H200, commit 0123456 ({path}))" in text
+    assert f"316 TFLOP/s per device (assumed: {path} has no BERT-large at 512 tokens)" in text
     path.write_text("[]")
-    with pytest.raises(BudgetError, match="not a file that `make bench-gpu` writes"):
+    with pytest.raises(BudgetError, match="not a file that `make bench-gpu` wrote"):
         budget(s, 8, BF16)
 
 

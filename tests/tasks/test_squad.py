@@ -12,14 +12,12 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torchmetrics.functional.text import squad as torchmetrics_squad
 
 from bert_lamb.settings import FinetuneSettings
+from bert_lamb.squadfiles import Question, SquadError, read_squad
 from bert_lamb.tasks.squad_data import (
-    Question,
-    SquadError,
     cut_windows,
     epoch_batches,
     make_batch,
     micro_batches,
-    read_squad,
     subset,
     trainable,
     window_bounds,

@@ -22,7 +22,8 @@ from bert_lamb.optim import Lamb
 from bert_lamb.reporting.read_run import read_run
 from bert_lamb.run import Progress, RunFolder, RunFolderError, open_run, save_checkpoint
 from bert_lamb.settings import Settings, settings_yaml
-from bert_lamb.tasks.squad_data import cut_windows, make_batch, read_squad
+from bert_lamb.squadfiles import read_squad
+from bert_lamb.tasks.squad_data import cut_windows, make_batch
 from bert_lamb.tasks.squad_model import build_span_model, span_logits
 from bert_lamb.training.finetuning import FinetuneLog
 

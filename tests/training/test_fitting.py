@@ -181,7 +181,7 @@ def test_the_plan_without_a_number(place: Path) -> None:
     with mock.patch("bert_lamb.planning.cost.use_cuda", return_value=True):
         plan = budget(s, 2, BF16)
         assert {p.micro_batches for p in plan.phases} == {None}
-        assert "batch: micro-batches as large as fit on each device" in budget_text(s, plan)
+        assert "batch: micro-batches as large as the memory allows on each device" in budget_text(s, plan)
 
 
 def test_out_of_memory_names_the_settings(place: Path) -> None:

@@ -219,11 +219,11 @@ def test_without_a_checkpoint_the_way_out_starts_anew(place: Path, monkeypatch: 
 REFUSED = {  # overrides: what the message must hold
     "model.hidden=16": r"do not fit model=tiny: .*shape \(32,\), the settings give \(16,\).* more",
     "model.layers=1": "layer.1.*unknown to this model",
-    "model.heads=4": r"2 attention heads, model\.heads=4",
-    "phase1.steps=3": r"of step 4 of phase 1, beyond phase1\.steps=3",
-    "optimizer=lars": r"optimizer's state \(exp_avg, exp_avg_sq\).*optimizer\.preset=lars keeps \(",
+    "model.heads=4": r"2 attention heads, but model\.heads=4",
+    "phase1.steps=3": r"at step 4 of phase 1, beyond phase1\.steps=3",
+    "optimizer=lars": r"optimizer's state \(exp_avg, exp_avg_sq\).*optimizer\.preset=lars, which keeps",
     "data.name=smaller": r"word_embeddings\.weight: shape \(120, 32\), the settings give \(100, 32\)",
-    "data.name=other": "data of another vocabulary than",
+    "data.name=other": "data with another vocabulary than",
 }
 
 
@@ -265,7 +265,7 @@ def test_a_damaged_one_is_refused_before_anything_is_spent(
 
 
 def test_two_sources_of_weights_are_refused(place: Path, first: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"run\.from_checkpoint=.* and so does model\.init_from="):
+    with pytest.raises(SettingsError, match=r"run\.from_checkpoint=.* and model\.init_from="):
         tiny(place, from_(checkpoint(first, 1, 4)), f"model.init_from={tmp_path}")
     assert not setting_problems(tiny(place, from_(checkpoint(first, 1, 4))))
 

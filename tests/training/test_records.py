@@ -87,12 +87,12 @@ def test_bad_lines_stop_no_phase(place: Path, uncut: RunFolder, caplog: pytest.L
     assert metrics.read_bytes().startswith(good)
     assert metrics.with_name("damaged-metrics.jsonl").read_bytes() == BAD + BAD
     assert (folder.path / "damaged-events.jsonl").read_bytes() == BAD
-    assert f"{metrics}: 10 lines cannot be read; kept aside in damaged-metrics.jsonl" in caplog.text
+    assert f"{metrics}: 10 lines cannot be read; set aside in damaged-metrics.jsonl" in caplog.text
     assert list(losses_of(folder.path, 1)) == [4, 8, 9]
     assert [line["event"] for line in map(json.loads, folder.events_file.read_text().splitlines())][:3] == [
         "start", "stop", "resume",
     ]  # fmt: skip
-    assert "damaged-metrics.jsonl was kept aside" in " ".join(read_run(folder.path).problems)
+    assert "damaged-metrics.jsonl was set aside as damaged" in " ".join(read_run(folder.path).problems)
 
 
 def test_a_line_that_is_lost_costs_the_result_its_numbers_alone(tmp_path: Path) -> None:

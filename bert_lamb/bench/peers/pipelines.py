@@ -18,6 +18,7 @@ import sentencex
 
 from bert_lamb.bench.own_text import texts
 from bert_lamb.data.vocabulary import make_tokenizer, read_vocabulary
+from bert_lamb.jsonfiles import parse_json
 
 SHORT, MASKED, AS_MASK, AS_RANDOM = 0.1, 0.15, 0.8, 0.9  # google-research/bert
 BATCH = 100  # documents that a map sees at a time; a random B is one of theirs
@@ -107,7 +108,7 @@ def paragraphs(text: str) -> Iterator[str]:
     """The lines of the texts of a file of JSON lines."""
     with Path(text).open() as file:
         for line in file:
-            yield from (p for p in json.loads(line)["text"].split("\n") if p.strip())
+            yield from (p for p in parse_json(line)["text"].split("\n") if p.strip())
 
 
 def only_tokenizers(text: str, vocabulary: str) -> None:

@@ -66,7 +66,7 @@ def test_what_is_not_there_is_named(tmp_path):
         InspectError, match=r"inspect\.sequence=9999: pass 0 of phase 2 has 81 sequences; choose 0 to 80"
     ):
         list(view(tmp_path, "inspect.phase=2", "inspect.sequence=9999").lines())
-    with pytest.raises(InspectError, match=r"phase1\.seq_len=48: .* has 32, 64"):
+    with pytest.raises(InspectError, match=r"phase1\.seq_len=48: .* has only lengths 32, 64"):
         view(tmp_path, "phase1.seq_len=48", "data.seq_lens=[48,64]")
 
 
@@ -93,15 +93,15 @@ def test_a_document_s_way_goes_from_raw_text_to_a_masked_sequence(finished, text
     assert lines == way(finished, text, id, "inspect.epoch=1")
     raw, clean = section(lines, "raw, "), section(lines, "clean, ")
     assert raw == clean  # nothing to be cleaned in this text
-    split = section(lines, "sentences, ")[:10]
+    split = section(lines, "sentences (")[:10]
     assert split[0].removeprefix("  0: ") == raw[0].strip()[: len(split[0]) - 5]
-    for sentence, tokens in zip(split, section(lines, "tokens, ")[:10], strict=True):
+    for sentence, tokens in zip(split, section(lines, "tokens (")[:10], strict=True):
         pieces = tokens.strip().replace(" ##", "").replace(" .", ".").replace(" ?", "?").replace(" !", "!")
         assert sentence.strip().lower() == pieces
-    (counted,) = (line for line in lines if line.startswith("sequences of length 32 in pass 1: A of "))
+    (counted,) = (line for line in lines if line.startswith("sequences of length 32 in pass 1: it is A in "))
     first = next(line for line in lines if line.startswith("phase 1, length 32, epoch 1 (pass 1 of 2), sequence "))
     assert lines[lines.index(first) + 1].startswith(f"  A: {id}, shard 0, tokens ")
-    of_a = int(counted.split("A of ")[1].split(",")[0])
+    of_a = int(counted.split("A in ")[1].split(",")[0])
     sequence = int(first.split("sequence ")[1].split()[0])
     view = View(tiny(finished.parent, f"data.root={finished.parent}", "data.name=store"))
     owners = [view.document_at(0, int(s)) for s in view.tables.of_shard(1, 0)[1].a_start]
@@ -112,15 +112,15 @@ def test_numbers_go_on_over_shards_and_held_out_documents_are_found_by_id(finish
     ids = [i for n in range(4) for i in read_documents(finished / "train" / f"documents-{n:05d}.arrow").ids]
     assert way(finished, text, "40")[0].startswith(f"document {ids[40]}, train, shard 1")
     out = read_documents(next(finished.glob("heldout/documents-*"))).ids[0]
-    assert way(finished, text, out)[-1] == "held out of training: no sequence is trained on"
+    assert way(finished, text, out)[-1] == "held out: it is in no training sequence"
     with pytest.raises(InspectError, match=rf"inspect\.document={len(ids)}: .* or a number from 0 to {len(ids) - 1}"):
         way(finished, text, str(len(ids)))
 
 
 def test_a_source_that_is_gone_or_another_one_is_said(finished, tmp_path):
     gone = way(finished, tmp_path / "gone", "0")
-    assert gone[1].startswith("raw: not to be shown, the source files are not where data.paths says (data.paths: ")
-    assert gone[2].startswith("tokens, ")
+    assert gone[1].startswith("raw: not shown, because the source files are not where data.paths says (data.paths: ")
+    assert gone[2].startswith("tokens (")
     (tmp_path / "part-00.jsonl").write_text('{"text": "Another text."}\n')
     assert "no text in data.paths" in way(finished, tmp_path, "0")[1]
 

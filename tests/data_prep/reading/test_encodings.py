@@ -68,7 +68,7 @@ def test_a_file_in_another_encoding_is_told_of_with_the_one_that_fits(tmp_path, 
     with pytest.raises(PrepareError) as error:
         prepare(data, tmp_path / "store")
     assert "data.encoding" in str(error.value)
-    assert f"not UTF-8: 0.txt and 2 more files seem to be {told}; data.encoding={told} reads them" in caplog.text
+    assert f"not UTF-8: 0.txt and 2 more files seem to be {told}; to read them, set data.encoding={told}" in caplog.text
 
 
 def test_utf8_is_no_other_encoding():
@@ -79,7 +79,7 @@ def test_utf8_is_no_other_encoding():
 
 
 def test_an_unknown_encoding_is_refused():
-    with pytest.raises(Exception, match=r"data\.encoding=utf-99: Python knows no encoding"):
+    with pytest.raises(Exception, match=r"data\.encoding=utf-99: Python knows no text encoding"):
         composed("data=text", "data.encoding=utf-99", "data.paths=[x]")
-    with pytest.raises(Exception, match=r"data\.encoding=base64: Python knows no encoding"):
+    with pytest.raises(Exception, match=r"data\.encoding=base64: Python knows no text encoding"):
         composed("data=text", "data.encoding=base64", "data.paths=[x]")

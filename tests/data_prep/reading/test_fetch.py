@@ -148,7 +148,7 @@ def test_a_second_fetch_goes_on_with_what_is_missing(hub, tmp_path, monkeypatch)
 def test_what_is_not_as_listed_is_put_aside(hub, tmp_path):
     data = asked(tmp_path)
     hub.listed["en/train-1.parquet"] = hub.files["en/train-1.parquet"][:-1] + b"?"
-    with pytest.raises(HubError, match=r"train-1.parquet.damaged is not what the hub lists \(size, SHA-256\)"):
+    with pytest.raises(HubError, match=r"train-1.parquet.damaged differs from what the hub lists \(size, SHA-256\)"):
         fetch(data)
     assert not (hub_folder(data) / "en/train-1.parquet").exists()
     with pytest.raises(HubError, match="not wholly"):
@@ -169,7 +169,8 @@ def test_a_branch_is_pinned_by_the_first_fetch(hub, tmp_path):
 def test_out_of_reach_the_message_names_local_files(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "HfApi", partial(HfApi, endpoint="http://127.0.0.1:9", token=False))
     with pytest.raises(
-        HubError, match=r"the hub gives no some/text@.* or name local files of the same text, data\.paths"
+        HubError,
+        match=r"some/text@.* could not be fetched from the hub.* or name local files of the same text, data\.paths",
     ):
         fetch(asked(tmp_path))
 
@@ -179,9 +180,9 @@ def test_out_of_reach_the_message_names_local_files(tmp_path, monkeypatch):
     [
         ("some/text@main", "owner/name@revision:pattern is expected"),
         (None, "data.hub=None: owner/name@revision:pattern is expected"),
-        ("some/text@main:fr/*", "no file of some/text at b04c8d1c.* fits fr/*"),
+        ("some/text@main:fr/*", "no file of some/text at b04c8d1c.* matches fr/*"),
         ("some/text@main:*.md", "the hub lists no SHA-256 for README.md"),
-        ("some/none@main:*", "the hub gives no some/none@main:.*"),
+        ("some/none@main:*", "some/none@main:.* could not be fetched from the hub"),
     ],
 )
 def test_what_cannot_be_fetched_is_named(hub, tmp_path, name, message):

@@ -13,8 +13,9 @@ from prepare_tools import data_settings, write_jsonl, write_text
 
 from bert_lamb.errors import UserError
 from data_prep.reading import slices as slices_module
+from data_prep.reading.borders import BLANK_LINE, LINE_END, PAGE_END, Borders
 from data_prep.reading.file_kinds import kind_of
-from data_prep.reading.slices import BLANK_LINE, LINE_END, PAGE_END, Borders, payloads, plan_input
+from data_prep.reading.slices import payloads, plan_input
 from data_prep.reading.sources import SourceError, source_files
 from data_prep.text.document import Document, Reject
 from data_prep.text.records import records
@@ -233,7 +234,7 @@ def test_a_file_named_twice_is_read_once_and_order_does_not_depend_on_the_paths(
 
 
 def test_a_file_without_borders_is_no_corpus(tmp_path, monkeypatch):
-    monkeypatch.setattr(slices_module, "LARGEST_GAP", 1000)
+    monkeypatch.setattr("data_prep.reading.borders.LARGEST_GAP", 1000)
     monkeypatch.setattr(slices_module, "MIB", 1000)
     monkeypatch.setattr("data_prep.reading.sources.READ_SIZE", 500)
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "' + b"x" * 5000)

@@ -107,10 +107,10 @@ def test_continuation_pieces():
         (
             [*SPECIAL_TOKENS, "a"],
             {"vocab_size": 30522},
-            "it has 6 entries, data.vocab_size=30522: set that to 6 or 0",
+            "it has 6 entries, but data.vocab_size=30522: set that to 6 or 0",
         ),
         (["[PAD]", "[UNK]", "<s>", "a"], {}, r"it lacks \[CLS\], \[SEP\], \[MASK\]"),
-        ([*SPECIAL_TOKENS, "a", "b", "a"], {}, "1 entries stand twice, e.g. 'a'"),
+        ([*SPECIAL_TOKENS, "a", "b", "a"], {}, "1 entry occurs twice, e.g. 'a'"),
     ],
 )
 def test_a_foreign_vocabulary_is_refused(tmp_path, entries, settings, message):

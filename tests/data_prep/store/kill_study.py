@@ -27,6 +27,7 @@ from prepare_tools import command, digests
 
 from bert_lamb.bench.own_text import take, texts
 from bert_lamb.bench.pages import how_measured, put_section
+from bert_lamb.words import counted
 from data_prep.reading.slices import MIB
 
 FILES = 8
@@ -122,7 +123,7 @@ def state(store: Path) -> str:
     work = store / ".work"
     if not (work / "plan.json").is_file():
         return "complete" if (store / "manifest.json").is_file() else "reading"
-    return f"{len(list(work.glob('shard-*.json')))} shards" if (work / "begun.json").is_file() else "vocabulary"
+    return counted(len(list(work.glob("shard-*.json"))), "shard") if (work / "begun.json").is_file() else "vocabulary"
 
 
 def copy_text(paths: list[Path], size: int, folder: Path) -> int:
@@ -152,10 +153,10 @@ def log(study: Study, size: int, results: list[Struck]) -> str:
     ]
     moments = [f"- {r.name}: {', '.join(r.kills)}." for r in results]
     return "\n".join([
-        f"{how_measured('test-data')}. {size / 1e6:.0f} MB of text, {study.shards} shards; one process without a stop "
-        f"took {study.whole_s:.0f} s and is the measure.", "",
-        "| made by | kills | stores compared | every file equal | s |", "|---|---|---|---|---|", *rows, "",
-        "Each kill: the signal, and how far the store was.", "", *moments,
+        f"{how_measured('test-data')}. {size / 1e6:.0f} MB of text, {study.shards} shards; one uninterrupted process "
+        f"took {study.whole_s:.0f} s, and its files are the reference.", "",
+        "| made by | kills | stores compared | every file equal | seconds |", "|---|---|---|---|---|", *rows, "",
+        "Every kill, with its signal and how far the store was:", "", *moments,
     ])  # fmt: skip
 
 

@@ -56,13 +56,13 @@ def test_three_tasks_one_of_them_killed_give_the_bytes_of_one_process(texts, who
     assert [task.returncode for task in tasks] == [0, -signal.SIGKILL, 0], said
     assert sum(text.count("training a vocabulary") for text in said) == 1
     assert sum(text.count("reading 12 input files") for text in said) == 1
-    assert "data.part=2 of data.parts=3 is done, 4 shards" in said[2]
+    assert "data.part=2 of data.parts=3 is done (4 shards)" in said[2]
     missing = 4 - len(shards(store, range(4, 8)))
     assert missing > 0
     assert not (store / "manifest.json").exists()
     closing = ended(command(*settings))
-    assert "the input is as it was when it was read" in closing
-    assert f"going on: {12 - missing} of 12 shards are finished" in closing
+    assert "the input is unchanged" in closing
+    assert f"resuming: {12 - missing} of 12 shards are finished" in closing
     assert digests(store) == whole
     assert "prepared already" in ended(command(*settings, "data.part=1"))
 
@@ -71,7 +71,7 @@ def test_a_multirun_through_submitit_gives_the_bytes_of_one_process(texts, whole
     settings = overrides(texts, tmp_path, "data.processes=1", "data.parts=2")
     ended(command("-m", "hydra/launcher=submitit_local", "data.part=0,1", *settings))
     assert len(shards(tmp_path / "store", range(12))) == 12
-    assert "going on: 12 of 12 shards are finished" in ended(command(*settings))
+    assert "resuming: 12 of 12 shards are finished" in ended(command(*settings))
     assert digests(tmp_path / "store") == whole
 
 
@@ -80,7 +80,7 @@ def test_a_task_that_cannot_run_ends_the_multirun_with_its_message(texts, tmp_pa
     run = command("-m", "hydra/launcher=submitit_local", "data.part=1", *settings)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 2
-    assert "\nerror: no usable document in the input" in said
+    assert "\nerror: the input has no usable document" in said
     assert "no field 'body' (fields: text)" in said
     assert "Traceback" not in said
 
@@ -108,7 +108,7 @@ def test_the_slurm_script_begins_makes_every_part_and_ends(texts, whole, tmp_pat
     assert "jobs 17 (reads the input), 17 (2 tasks), 17 (ends the store)" in run.stdout
     assert run.stderr.count("--mem=1G") == 3
     assert run.stderr.count("--dependency=afterok:17\n") == 1
-    for said in ("begun: ", "data.part=0 of data.parts=2", "data.part=1 of data.parts=2", "going on: 12 of 12"):
+    for said in ("begun: ", "data.part=0 of data.parts=2", "data.part=1 of data.parts=2", "resuming: 12 of 12"):
         assert run.stderr.count(said) == 1, said
     assert digests(tmp_path / "store") == whole
 
@@ -125,7 +125,7 @@ def test_every_slice_is_in_one_part(sizes, parts):
 
 
 def test_a_part_outside_of_the_parts_is_refused(texts):
-    with pytest.raises(Exception, match=r"data\.part=3 is outside of data\.parts=3: choose 0 to 2, or null"):
+    with pytest.raises(Exception, match=r"data\.part=3 is not one of data\.parts=3: choose 0 to 2, or null"):
         composed("data.part=3", "data.parts=3")
 
 

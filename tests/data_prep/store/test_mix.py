@@ -63,7 +63,6 @@ def test_the_settings_compose_and_are_checked():
     s.data.paths = ["/both"]
     problems = [p for p in setting_problems(s) if "data.mix" in p]
     assert (
-        "data.mix has sources of its own (wikipedia, bookcorpus): name their files by data.mix.NAME.paths"
-        in problems[0]
+        "data.mix names its own sources (wikipedia, bookcorpus): give their files as data.mix.NAME.paths" in problems[0]
     )
     assert problems[1].startswith("data.mix.bookcorpus: share=0 and")

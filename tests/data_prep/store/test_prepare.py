@@ -161,7 +161,7 @@ def test_a_hopeless_input_stops_early(tmp_path, monkeypatch):
     (tmp_path / "text" / "0.jsonl").open("ab").write(b'{"broken\n' * 900)
     made = []
     monkeypatch.setattr(build, "check_rejects", lambda *a: made.append("end"))
-    with pytest.raises(PrepareError, match="900 of 1100 records cannot be used"):
+    with pytest.raises(PrepareError, match="900 of 1,100 records cannot be used"):
         prepare(data_settings(paths=[tmp_path / "text"], vocab_size=100), tmp_path / "store")
     assert not made
 
@@ -187,7 +187,9 @@ def test_a_shard_of_one_document_has_no_random_pairs_and_the_manifest_says_so(tm
 
 def test_too_little_text_is_no_store(tmp_path):
     write_jsonl(tmp_path / "text" / "a.jsonl", ["One sentence of a few words"])
-    with pytest.raises(PrepareError, match=r"no pair of sentences for data.seq_lens=32: 1 documents with 1 sent"):
+    with pytest.raises(
+        PrepareError, match=r"no pair of sentences for data.seq_lens=32: only 1 document with 1 sentence left"
+    ):
         prepare(data_settings(paths=[tmp_path / "text"], heldout_share=0.0, vocab_size=100), tmp_path / "store")
 
 
@@ -203,7 +205,7 @@ def test_a_damaged_input_is_named_in_the_manifest(tmp_path):
 
 def test_a_full_disk_is_foreseen(text, tmp_path, monkeypatch):
     monkeypatch.setattr(verdicts.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))
-    with pytest.raises(PrepareError, match=r"GB are free; choose another data\.root"):
+    with pytest.raises(PrepareError, match=r"GB are free: choose another data\.root"):
         prepare(data_settings(paths=[text]), tmp_path / "store")
 
 

@@ -84,7 +84,7 @@ def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path):
     resumed = command(*settings)
     _, said = resumed.communicate(timeout=100)
     assert resumed.returncode == 0, said
-    assert "going on: " in said
+    assert "resuming: " in said
     prepare(data_settings(paths=[text], seq_lens=[32, 64, 128, 512], shard_mib=64), tmp_path / "whole")
     assert digests(store) == digests(tmp_path / "whole")
 
@@ -123,7 +123,7 @@ def test_other_input_is_refused_with_the_difference(text, store, tmp_path):
     with pytest.raises(PrepareError) as error:
         prepare(data_settings(paths=[other]), store)
     assert "- input part-00.jsonl: bytes" in str(error.value)
-    assert "- input part-09.jsonl: is among data.paths now, was not read" in str(error.value)
+    assert "- input part-09.jsonl: is among data.paths now, but was not read before" in str(error.value)
 
 
 def test_a_begun_store_is_refused_to_other_settings_and_other_input(text, tmp_path, monkeypatch):
@@ -134,7 +134,7 @@ def test_a_begun_store_is_refused_to_other_settings_and_other_input(text, tmp_pa
         m.setattr(pool, "make_shard", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare(data_settings(paths=[text]), tmp_path / "store")
-    with pytest.raises(PrepareError, match=r"is begun with other settings:\n- data.seed: 3 -> 5"):
+    with pytest.raises(PrepareError, match=r"was begun with other settings:\n- data.seed: 3 -> 5"):
         prepare(data_settings(paths=[text], seed=5), tmp_path / "store")
     other = shutil.copytree(text, tmp_path / "other")
     path = other / "part-00.jsonl"
@@ -169,3 +169,17 @@ def test_a_lost_trained_vocabulary_is_not_replaced_by_a_guess(text, store):
     (store / "vocab.txt").write_text("[PAD]\n")
     with pytest.raises(PrepareError, match=r"vocab\.txt is missing or damaged, and was trained"):
         prepare(data_settings(paths=[text]), store)
+
+
+def test_one_request_to_stop_by_two_ways_is_one(tmp_path):
+    """A launcher may signal a whole group, and its parent too."""
+    text = corpus(tmp_path / "text", files=12, documents=200)
+    process = command(*overrides(text, tmp_path / "cut", "data.processes=2"), start_new_session=True)
+    while not list((tmp_path / "cut" / "store").glob(".work/shard-*.json")):
+        time.sleep(0.002)
+    for how in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "Traceback" not in said
+    assert not left_running(process.pid)

@@ -20,7 +20,7 @@ from bert_lamb.data.store import read_documents
 from data_prep.prepare import prepare
 from data_prep.reading import slices as slices_module
 from data_prep.reading import sources
-from data_prep.reading.slices import payloads, plan_input
+from data_prep.reading.slices import dropped_spaces, payloads, plan_input
 from data_prep.reading.sources import SourceError, source_files
 from data_prep.reading.unpacking import BZ2_STREAM
 from data_prep.store.resume import PrepareError
@@ -334,3 +334,10 @@ def test_templates_without_an_entry_are_counted_in_the_notes(tmp_path):
     table.write_text('[text]\nmystery = "{1} miles"\n')
     with pytest.raises(PrepareError, match=r"- data\.templates: sha256:\w+ -> sha256:"):
         prepare(data, Path(data.root) / data.name)
+
+
+def test_a_dumps_head_of_openings_alone_takes_no_quadratic_time():
+    """Each opening could go on to the end of the head; a number of 5,000 digits is none of a namespace."""
+    head = b"<namespace " * 200_000 + b"<namespace " + b'key="1" ' * 200_000
+    digits = b'<namespace key="' + b"6" * 5000 + b'">Picture</namespace>'
+    assert dropped_spaces(head + digits) == {"file", "image", "category"}
