@@ -25,6 +25,7 @@ from typing import Any
 from bert_lamb.data.manifest import read_manifest
 from bert_lamb.errors import UserError
 from bert_lamb.jsonfiles import clean_lines, read_lines, read_object
+from bert_lamb.reporting.read_run import read_run
 from bert_lamb.run import ArmFolder, data_folder, is_arm_result, locate_run
 from bert_lamb.settings import Settings, compose_settings
 from bert_lamb.training.finetuning import arm_folder
@@ -175,9 +176,12 @@ class Study:
         if result is None or machine is None:
             what = damage or damage_too or f"{arm.path} lacks its result"
             raise StudyError(f"{what}: remove {arm.path}, and run the same command again")
+        precision = result["precision"]
+        if row.arm == "pretrained" and (before := read_run(arm.path.parents[1]).precision) != precision:
+            precision = f"{before} and for fine-tuning {precision}"
         line = {
             "row": row.words, "seed": seed, "f1": result["f1"], "em": result["em"],
-            "run": f"{arm.path.parents[1].name}/{arm.path.name}", "precision": result["precision"],
+            "run": f"{arm.path.parents[1].name}/{arm.path.name}", "precision": precision,
             "device": machine["device"], "torch": machine["versions"]["torch"],
             "commit": machine["commit"], "dirty": machine["dirty"],
         }  # fmt: skip
