@@ -9,12 +9,15 @@ import torch
 from prepare_tools import corpus, data_settings
 from tools import make_store
 
+from bert_lamb.hardware import cache_by_processor
 from bert_lamb.training.repeatable import set_deterministic
 from data_prep.prepare import prepare
 
 # A shell starts background jobs with Ctrl-C ignored, nohup with SIGHUP; programs that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+cache_by_processor()  # also for the same machine with some of its instructions masked
 
 
 @pytest.fixture(scope="session", autouse=True)

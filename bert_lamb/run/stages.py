@@ -5,10 +5,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import cache
+from types import FrameType
 from typing import NoReturn
 
 from bert_lamb.errors import EXIT_STOPPED
-from bert_lamb.run.signals import StopRequest
+from bert_lamb.signals import StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ class StopStages(StopRequest):
         self.running: subprocess.Popen[str] | None = None
         super().__init__()
 
-    def _receive(self, number: int, frame: object) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.running is not None:
             self.running.terminate()  # first, since a second request ends this process in the next line
         super()._receive(number, frame)

@@ -12,6 +12,7 @@ from bert_lamb.batch import Denominators, LossSums, PackedBatch
 from bert_lamb.data.loader import PhaseData
 from bert_lamb.data.packing import SpecialIds
 from bert_lamb.files import write_json
+from bert_lamb.hardware import cache_by_processor
 from bert_lamb.machine import device_name, machine_record
 from bert_lamb.model import batch_flops, build_bert, pretraining_losses
 from bert_lamb.optim import LARS, PRESETS, Lamb, Lars, decay_groups, has_compiler
@@ -42,6 +43,8 @@ class Assembly:
         self.bert = bert.train()
         self.parameters = list(self.bert.parameters())
         self.compiled = should_compile(s.hardware.compile, strategy.device)
+        if self.compiled:
+            cache_by_processor()
         self.optimizer = make_optimizer(self.bert, s.optimizer, self.compiled)
         self._bf16 = self.precision == "bf16"
         self._losses: Callable[..., LossSums] = pretraining_losses

@@ -2,36 +2,35 @@
 
 import errno
 import logging
-import signal
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from bert_lamb.errors import EXIT_STOPPED
 from bert_lamb.settings import DataSettings
+from bert_lamb.signals import SAME_REQUEST_S, on_stop_signals
 from data_prep.store.resume import PrepareError
 
 log = logging.getLogger(__name__)
-SAME_REQUEST_S = 2.0  # a request to stop may arrive by several ways, as in bert_lamb/run/signals.py
 
 
 class StopOnce:
-    """KeyboardInterrupt at the first SIGTERM or SIGINT. What follows at once is the same request; a later one kills."""
+    """KeyboardInterrupt at the first request to stop. What comes within seconds is the same one; a later one ends it."""
 
     def __init__(self) -> None:
         self._first_s: float | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
+        on_stop_signals(self._receive)
 
-    def _receive(self, number: int, _frame: object) -> None:
+    def _receive(self, _number: int, _frame: FrameType | None) -> None:
         now_s = time.monotonic()
         if self._first_s is None:
             self._first_s = now_s
             raise KeyboardInterrupt
         if now_s - self._first_s > SAME_REQUEST_S:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            os._exit(EXIT_STOPPED)  # files appear whole or not at all
 
 
 @contextmanager

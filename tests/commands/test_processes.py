@@ -244,7 +244,7 @@ def test_two_commands_that_prepare_one_store_both_succeed(tmp_path):
     said = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert sum("waiting for it" in words for words in said) == 1
-    assert sum("to make with" in words for words in said) == 1
+    assert sum("of text) with" in words for words in said) == 1
     assert json.loads((tmp_path / "one" / "manifest.json").read_text())["counts"]["documents"]
 
 

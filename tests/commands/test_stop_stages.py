@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-from bert_lamb.run.signals import SAME_REQUEST_S
 from tools import ROOT, environment
 
 from bert_lamb.errors import EXIT_STOPPED
+from bert_lamb.signals import SAME_REQUEST_S
 
 STAGE = """
 import sys, time
-from bert_lamb.run.signals import StopRequest
+from bert_lamb.signals import StopRequest
 stop = StopRequest()
 print("{name} runs", file=sys.stderr, flush=True)
 while {forever} or not stop:
@@ -70,7 +70,7 @@ def test_a_second_request_ends_both_at_once(tmp_path: Path) -> None:
     time.sleep(SAME_REQUEST_S + 0.5)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()  # ends when the stage, which holds the other end, has ended too
-    assert process.returncode == -signal.SIGTERM
+    assert process.returncode == EXIT_STOPPED
     assert "saved" not in errors
 
 

@@ -163,10 +163,10 @@ def test_a_hold_reaches_the_schedule() -> None:
     [
         (["phase1.lr_rule=sqrt"], "phase1.lr_rule=sqrt: choose one of given, untuned"),
         (["phase1.lr_batch=0"], "phase1.lr_batch=0: must be at least 1"),
-        (["phase1.lr_batch=null"], "phase1.lr_batch=null: a value is needed"),
+        (["phase1.lr_batch=null"], "phase1.lr_batch=null: give a value"),
         (["phase1.hold_steps=-1"], "phase1.hold_steps=-1 does not fit: choose 0 to 809"),
         (["phase1.hold_steps=810"], "phase1.hold_steps=810 does not fit: choose 0 to 809"),
-        (["handover.schedule=continue"], "phase2.lr_rule=given has no effect while handover.schedule=continue"),
+        (["handover.schedule=continue"], "phase2.lr_rule=given has no effect with handover.schedule=continue"),
         (["experiment=bert_large_table1", "phase1.global_batch=0"], "phase1.global_batch=0: must be at least 1"),
         (["experiment=bert_large_table1", "phase1.global_batch=262144"], "phase1.warmup_steps=3125 does not fit"),
     ],
@@ -200,7 +200,7 @@ def test_a_batch_far_below_the_rates_own_is_told_of(overrides: list[str], told: 
 def test_the_warning_says_what_would_fit() -> None:
     (text,) = batch_warnings(composed("phase1.global_batch=8"))
     assert "phase1.global_batch=8 is far below the 128 that its peak learning rate of 0.01 is meant for" in text
-    assert text.endswith("it would be 0.0025")
+    assert text.endswith("the square-root rule gives 0.0025")
 
 
 def test_set_lr_reaches_every_group() -> None:

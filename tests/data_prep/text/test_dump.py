@@ -245,7 +245,7 @@ def test_a_flipped_byte_and_a_file_that_is_no_dump_are_named(tmp_path):
 
 def test_nothing_to_read_is_one_clear_error(tmp_path):
     (tmp_path / "a.xml").write_text(HEAD + FOOT)
-    with pytest.raises(PrepareError, match=r"no text in these files; a\.xml: no <page> in it"):
+    with pytest.raises(PrepareError, match=r"there is no text in these files: a\.xml: no <page> in it"):
         prepare(settings(tmp_path), tmp_path / "store")
     with pytest.raises(SourceError, match=r"matches none of \.xml, \.xml\.zst, \.xml\.gz, \.xml\.bz2"):
         source_files(settings(tmp_path / "none"))
@@ -292,7 +292,7 @@ def test_own_corpus_as_the_document_walks_through_it(tmp_path):
         assert done.returncode == 0, done.stderr
         said.append(done.stdout + done.stderr)
     prepared, inspected = said
-    assert "1 documents" in prepared
+    assert ": 1 document, " in prepared
     assert "with one document, hence without random pairs" in prepared
     assert "wikipedia:558 (Григориански календар)" in inspected
     assert read_manifest(tmp_path / "bg")["left_out"] == {"namespace 4": 2}
