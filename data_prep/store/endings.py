@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class StopOnce:
-    """KeyboardInterrupt at the first request to stop. What comes within seconds is the same one; a later one ends it."""
+    """KeyboardInterrupt at the first request to stop. What comes with it is the same; a later one ends the process."""
 
     def __init__(self) -> None:
         self._first_s: float | None = None
