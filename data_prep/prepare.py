@@ -27,7 +27,8 @@ def prepare(data: DataSettings, folder: Path) -> None:
         build.check()
         return
     with one_command_completes(build.folder) if data.part is None else nullcontext():
-        if build.is_complete:  # by the command that this one waited for
+        if build.is_complete:  # by the command that this one waited for, maybe with other settings
+            build.check()
             return
         build.plan()
         build.vocabulary()

@@ -127,12 +127,14 @@ def open_strategy(hardware: HardwareSettings, stacks: Path) -> Single:
         torch.cuda.set_device(device)
     if ranks == 1 and hardware.strategy != "ddp":
         return Single(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
     if "RANK" not in os.environ:  # one process asked for as ddp: a group of its own
-        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        return Ddp(device)
     rank = int(os.environ["RANK"])
     timeout = timedelta(seconds=2 * hardware.timeout_s)  # torch's own, which names nobody, comes after ours
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+        dist.init_process_group(backend, timeout=timeout)
     except RuntimeError as error:
         raise LostRankError(
             f"rank {rank} of {ranks} on {socket.gethostname()} did not meet the others at "

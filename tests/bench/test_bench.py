@@ -52,9 +52,9 @@ def dry(place: Path, out: Path, *options: str) -> list[str]:
 def test_dry_run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "VOCABULARY", 500)
     # put back afterwards: code that this process compiles with it later crashed outside of a profiler
-    monkeypatch.setattr(torch._inductor.config.cpp, "enable_kernel_profile", True)
     monkeypatch.setattr(sys, "argv", ["step", *dry(place, tmp_path, "--profile")])
-    bench.main()
+    with torch._inductor.config.patch("cpp.enable_kernel_profile", True):
+        bench.main()
     (result,) = json.loads((tmp_path / "speed.json").read_text())
     names = [c["name"] for c in result["contenders"]]
     better = names[2].split(", ")[1]
