@@ -16,6 +16,7 @@ from tools import ROOT, environment, losses_of, make_store, tiny_overrides
 
 from bert_lamb.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE
 from bert_lamb.run import list_checkpoints
+from bert_lamb.signals import SAME_REQUEST_S
 
 LONG_S = 120  # until a test gives up
 TWO = ("hardware.devices=2", "hardware.strategy=ddp")
@@ -175,6 +176,16 @@ def test_a_rank_that_hangs_is_named(store, start):
     assert "does not answer" in message
     assert "hardware.timeout_s" in message
     assert gone(ranks)
+
+
+def test_a_second_request_ends_a_run_whose_rank_hangs(store, start):
+    process, ranks = start("asked-twice", *TWO, *ENDLESS)
+    ranks[1].suspend()
+    process.send_signal(signal.SIGINT)
+    time.sleep(SAME_REQUEST_S + 0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == EXIT_STOPPED
+    wait_for(lambda: gone(ranks), 10)
 
 
 def test_where_a_rank_hangs_is_told(store):
