@@ -17,7 +17,7 @@ from torch.distributed import TCPStore
 
 from bert_lamb.errors import EXIT_FAILED, EXIT_STOPPED
 from bert_lamb.parallel.rank import COMMAND_PIPE, claim_telling
-from bert_lamb.signals import SAME_REQUEST_S, on_stop_signals
+from bert_lamb.signals import StopRequest
 
 LOOK_S = 0.2  # seconds between two looks at the processes
 OTHERS_S = 10.0  # that the other ranks have to end by themselves once one has failed
@@ -52,18 +52,7 @@ def start_ranks(module: str, folder: Path, ranks: int, keep: Sequence[int] = ())
     ]
     os.close(reading)
 
-    asked_s: list[float] = []
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        asked_s.append(time.monotonic())
-        if asked_s[-1] - asked_s[0] > SAME_REQUEST_S:  # a rank that waits for a hung one runs no handler
-            for process in processes:
-                process.kill()
-            os._exit(EXIT_STOPPED)
-        for process in processes:
-            process.send_signal(number)
-
-    on_stop_signals(pass_on)
+    StopRanks(processes)
     try:
         failed = _first_failure(processes)
         if failed is None:
@@ -75,6 +64,20 @@ def start_ranks(module: str, folder: Path, ranks: int, keep: Sequence[int] = ())
         for process in processes:
             process.wait()
         os.close(writing)
+
+
+class StopRanks(StopRequest):
+    """Asked to stop, the ranks are asked too. Asked again some seconds later the command ends, and they end with it, even
+    one that waits for a hung one and runs no handler."""
+
+    def __init__(self, processes: Sequence[subprocess.Popen]) -> None:
+        self._processes = processes
+        super().__init__()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        for process in self._processes:
+            process.send_signal(number)
+        super()._receive(number, frame)
 
 
 def _first_failure(processes: Sequence[subprocess.Popen]) -> int | None:

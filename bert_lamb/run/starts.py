@@ -29,17 +29,17 @@ MOVES_BITS = {  # what is compared between two starts, in words
 
 @dataclass(frozen=True)
 class Part:
-    """Steps `first` + 1 ... `last` of a phase, all computed in one way; `last` is None while they go on."""
+    """Steps `first` + 1 ... `last` of a phase, all computed in one way."""
 
     phase: int
     first: int
-    last: int | None
+    last: int
     how: dict[str, Any]  # the keys of MOVES_BITS, as far as they are known
 
     @property
     def steps(self) -> str:
         """ "1 to 35", in words."""
-        return f"{self.first + 1:,} to {self.last:,}" if self.last is not None else f"from {self.first + 1:,}"
+        return f"{self.first + 1:,} to {self.last:,}"
 
 
 def how_computed(machine: dict[str, Any], hardware: HardwareSettings) -> dict[str, Any]:

@@ -2,35 +2,27 @@
 
 import errno
 import logging
-import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from bert_lamb.errors import EXIT_STOPPED
 from bert_lamb.settings import DataSettings
-from bert_lamb.signals import SAME_REQUEST_S, on_stop_signals
+from bert_lamb.signals import StopRequest
 from data_prep.store.resume import PrepareError
 
 log = logging.getLogger(__name__)
 
 
-class StopOnce:
+class StopOnce(StopRequest):
     """KeyboardInterrupt at the first request to stop. What comes with it is the same; a later one ends the process."""
 
-    def __init__(self) -> None:
-        self._first_s: float | None = None
-        on_stop_signals(self._receive)
-
-    def _receive(self, _number: int, _frame: FrameType | None) -> None:
-        now_s = time.monotonic()
-        if self._first_s is None:
-            self._first_s = now_s
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        first = not self
+        super()._receive(number, frame)
+        if first:
             raise KeyboardInterrupt
-        if now_s - self._first_s > SAME_REQUEST_S:
-            os._exit(EXIT_STOPPED)  # files appear whole or not at all
 
 
 @contextmanager
