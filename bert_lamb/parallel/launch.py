@@ -67,7 +67,7 @@ def start_ranks(module: str, folder: Path, ranks: int, keep: Sequence[int] = ())
 
 
 class StopRanks(StopRequest):
-    """Asked to stop, the ranks are asked too. Asked again some seconds later the command ends, and they end with it, even
+    """Asked to stop, the ranks are asked too. Asked again some seconds later the command ends, and they with it, even
     one that waits for a hung one and runs no handler."""
 
     def __init__(self, processes: Sequence[subprocess.Popen]) -> None:
