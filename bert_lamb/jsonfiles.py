@@ -54,7 +54,7 @@ def read_object(path: Path, fits: Fits = bool) -> tuple[dict[str, Any] | None, s
     except OSError as error:
         return None, f"{path} cannot be read ({error})"
     value = parse_object(content, fits)
-    return value, None if value is not None else f"{path} is damaged: it does not hold what belongs there"
+    return value, None if value is not None else f"{path} is damaged: it has not the contents of such a file"
 
 
 def object_or_aside(path: Path, fits: Fits = bool) -> dict[str, Any] | None:

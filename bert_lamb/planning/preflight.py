@@ -15,7 +15,7 @@ from bert_lamb.optim import decay_groups, has_compiler
 from bert_lamb.parallel import device_count, use_cuda
 from bert_lamb.planning.cost import Budget
 from bert_lamb.planning.origin import origin_problems
-from bert_lamb.run import OriginError, data_folder, list_checkpoints, locate_run
+from bert_lamb.run import OriginError, data_folder, list_checkpoints, locate_run, precision_problems
 from bert_lamb.settings import ModelSettings, Settings
 from bert_lamb.tasks.squad_data import missing_files
 from bert_lamb.words import counted
@@ -38,7 +38,7 @@ def preflight_problems(s: Settings) -> list[str]:
     wrong = _data(s, manifest)
     if not wrong and s.hardware.local_data is None:  # else each file is compared while it is copied
         wrong = verify_store(folder, manifest)
-    return problems + wrong + _room(s, manifest)
+    return problems + wrong + precision_problems(s, locate_run(s)) + _room(s, manifest)
 
 
 def unused_devices(s: Settings) -> list[str]:

@@ -25,7 +25,13 @@ from bert_lamb.run.folder import (
 )
 from bert_lamb.run.metrics import Dashboard, MetricsLog, StepTotals, TrainingStoppedError, is_metrics_line, last_line
 from bert_lamb.run.origin import Origin, OriginError, find_origin, run_of
-from bert_lamb.run.precision import keep_precision, machine_precision, precision_here, run_precision
+from bert_lamb.run.precision import (
+    keep_precision,
+    machine_precision,
+    precision_here,
+    precision_problems,
+    run_precision,
+)
 from bert_lamb.run.progress import Progress, read_progress
 from bert_lamb.run.retention import (
     checkpoint_name,
@@ -77,6 +83,7 @@ __all__ = [
     "origin_of",
     "parts",
     "precision_here",
+    "precision_problems",
     "precisions",
     "read_progress",
     "restart_bias_correction",

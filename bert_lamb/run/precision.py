@@ -29,19 +29,22 @@ def precision_here(s: Settings, folder: RunFolder, device: torch.device) -> Prec
     return machine_precision(s, folder, device)
 
 
-def keep_precision(s: Settings, folder: RunFolder, device: torch.device) -> Precision:
-    """`precision_here`, written down for the ranks.
+def precision_problems(s: Settings, folder: RunFolder) -> list[str]:
+    """A precision in the settings that is not that of the run's steps so far, unless run.allow_change says that a run
+    of two precisions is meant."""
+    before, asked = last_how(folder) or {}, s.hardware.precision
+    if s.run.allow_change or asked == "auto" or before.get("precision", asked) == asked:
+        return []
+    return [
+        f"hardware.precision={asked}, and the steps of {folder.path} so far were computed in {before['precision']}: "
+        "leave hardware.precision at auto to go on as it was, choose another run.name, or set run.allow_change=true; "
+        "the report then gives both parts"
+    ]
 
-    Raises RunFolderError where the settings name another one than the run's steps so far have, unless
-    run.allow_change says that a run of two precisions is meant.
-    """
-    now, before = precision_here(s, folder, device), last_how(folder)
-    if before and before.get("precision", now.name) != now.name and not s.run.allow_change:
-        raise RunFolderError(
-            f"hardware.precision={now.name}, and the steps of {folder.path} so far were computed in "
-            f"{before['precision']}: leave hardware.precision at auto to go on as it was, choose another run.name, or "
-            "set run.allow_change=true; the report then gives both parts"
-        )
+
+def keep_precision(s: Settings, folder: RunFolder, device: torch.device) -> Precision:
+    """`precision_here`, written down for the ranks."""
+    now = precision_here(s, folder, device)
     write_json(folder.precision_file, now.record())
     return now
 

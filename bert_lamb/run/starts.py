@@ -5,10 +5,12 @@ A run may go on with other hardware settings, on another machine or with another
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from bert_lamb.jsonfiles import read_lines
-from bert_lamb.run.folder import RunFolder, is_event
+from bert_lamb.jsonfiles import read_lines, read_object
+from bert_lamb.run.folder import RunFolder, is_event, is_phase_result
+from bert_lamb.run.retention import list_checkpoints, step_of
 from bert_lamb.settings import HardwareSettings
 
 BEGINNINGS = ("start", "resume")  # events that begin a part
@@ -70,12 +72,23 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def last_how(folder: RunFolder) -> dict[str, Any] | None:
-    """How the steps were computed that this run would go on from; None where there are none yet."""
-    if not folder.phase_result(1) and not any(any(folder.checkpoints(n).glob("step-*")) for n in (1, 2)):
-        return None
+    """How the steps were computed that this run would go on from; None where there are none yet.
+
+    A start that ended before its first checkpoint left none to go on from, and does not count.
+    """
+    saved = {number: _saved_steps(folder, number) for number in (1, 2)}
     events, _ = read_lines(folder.events_file, is_event)
-    known = [event["how"] for event in events if event["event"] in BEGINNINGS and isinstance(event.get("how"), dict)]
-    return known[-1] if known else None
+    found = [part.how for part in parts(events, saved) if part.first < saved.get(part.phase, 0)]
+    return found[-1] if found else None
+
+
+def _saved_steps(folder: RunFolder, phase_number: int) -> int:
+    """Steps of a phase that a run would not do again: those of its newest checkpoint."""
+    names = [path.name for path in list_checkpoints(folder.checkpoints(phase_number))]
+    result, _ = read_object(folder.result_file(phase_number), is_phase_result)  # read only: asked before the lock
+    if result:  # done, and its checkpoint maybe moved away
+        names.append(Path(result["checkpoint"]).name)
+    return max((step_of(Path(name)) or 0 for name in names), default=0)
 
 
 def parts(events: Iterable[dict[str, Any]], steps: dict[int, int]) -> list[Part]:

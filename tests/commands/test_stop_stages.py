@@ -95,5 +95,5 @@ sweep.main()
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     for number in (0, 1):
-        assert f"trial-00{number}.json is damaged: it does not hold what belongs there: run the same" in done.stdout
+        assert f"trial-00{number}.json is damaged: it has not the contents of such a file: run the same" in done.stdout
     assert "failed in a.stage: seed=2\n  why" in (tmp_path / "summary.md").read_text()

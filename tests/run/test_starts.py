@@ -16,7 +16,17 @@ from bert_lamb.pretrain import pretrain
 from bert_lamb.reporting.read_run import read_run
 from bert_lamb.reporting.summary import summary
 from bert_lamb.reporting.text import report_text, verdict
-from bert_lamb.run import RunFolder, RunFolderError, is_event, keep_precision, last_how, open_run, parts, precisions
+from bert_lamb.run import (
+    RunFolder,
+    is_event,
+    keep_precision,
+    last_how,
+    open_run,
+    parts,
+    precision_here,
+    precision_problems,
+    precisions,
+)
 from bert_lamb.settings import compose_settings
 
 CPU = torch.device("cpu")
@@ -113,14 +123,14 @@ def command(monkeypatch: pytest.MonkeyPatch, place: Path, *overrides: str) -> Ru
 
 def test_another_precision_is_refused_and_changes_nothing(begun: Path, monkeypatch, capsys):
     folder = RunFolder(begun / "runs" / "mixed")
-    events = folder.events_file.read_bytes()
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
     with pytest.raises(SystemExit):
         command(monkeypatch, begun, "hardware.precision=bf16")
     message = capsys.readouterr().err
     assert "hardware.precision=bf16" in message
     assert "computed in fp32" in message
     assert "run.allow_change=true" in message
-    assert folder.events_file.read_bytes() == events
+    assert before == {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
 
 
 def test_auto_goes_on_as_the_run_is(begun: Path, monkeypatch):
@@ -135,10 +145,25 @@ def test_before_the_first_checkpoint_nothing_is_held(place: Path):
     s = compose_settings([*tiny_overrides(place), "run.name=none", "hardware.precision=bf16"])
     folder = open_run(s)
     folder.event("start", phase=1, how={"precision": "fp32"})
-    assert keep_precision(s, folder, CPU).name == "bf16"
+    assert precision_problems(s, folder) == []
     (folder.checkpoints(1) / "step-000003").mkdir(parents=True)
-    with pytest.raises(RunFolderError, match="computed in fp32"):
-        keep_precision(s, folder, CPU)
+    (problem,) = precision_problems(s, folder)
+    assert "computed in fp32" in problem
+
+
+def test_a_start_that_saved_nothing_does_not_decide(place: Path):
+    """Killed before its first checkpoint, it leaves an event, and the next start goes on from what was there before."""
+    s = compose_settings([*tiny_overrides(place), "run.name=saved-nothing", "hardware.precision=auto"])
+    folder = open_run(s)
+    folder.event("start", phase=1, how={"precision": "bf16"})
+    (folder.checkpoints(1) / "step-000003").mkdir(parents=True)
+    folder.event("resume", phase=1, step=3, how={"precision": "fp64"})
+    assert (last_how(folder), precision_here(s, folder, CPU).name) == ({"precision": "bf16"}, "bf16")
+    (folder.checkpoints(1) / "step-000006").mkdir()
+    assert last_how(folder) == {"precision": "fp64"}
+    (folder.checkpoints(1) / "step-000006").rename(folder.checkpoints(1) / "damaged-step-000006")
+    folder.event("resume", phase=1, step=6, how={"precision": "fp32"})
+    assert last_how(folder) == {"precision": "bf16"}, "the steps of a checkpoint that is gone are done again"
 
 
 def test_a_run_of_two_precisions_says_so_everywhere(begun: Path, monkeypatch, capsys):
