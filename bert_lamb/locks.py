@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -103,48 +104,81 @@ def _leased(folder: Path, way_out: str) -> Iterator[None]:
     """Holds a folder by a file that a thread renews."""
     path, mine = _lease(folder), secrets.token_hex(8)
     about = json.dumps({"owner": mine, "host": socket.gethostname(), "process": os.getpid()}).encode()
-    while True:
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-        except FileExistsError:
-            age_s = _age_s(path)
-            if age_s is not None and age_s < LEASE_S:
-                raise InUseError(
-                    f"{folder} is in use by {_owner(path)}, last seen {age_s:.0f} s ago; a process that was killed "
-                    f"loses it after {LEASE_S:.0f} s: {way_out}"
-                ) from None
-            with suppress(FileNotFoundError):  # two that find it too old: the one that makes the new file wins
-                path.rename(path.with_name(f".lease-lost-{mine}"))
-                path.with_name(f".lease-lost-{mine}").unlink()
-            continue
-        os.write(descriptor, about)
-        os.close(descriptor)
-        break
+    descriptor = _make(path, about) or _take_over(path, mine, about, way_out)
     ended = threading.Event()
-    thread = threading.Thread(target=_renew, args=(path, mine, ended), name="lease", daemon=True)
+    thread = threading.Thread(target=_renew, args=(path, descriptor, mine, about, ended), name="lease", daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
+        os.close(descriptor)
         if _is_of(path, mine):
             path.unlink()
 
 
-def _renew(path: Path, mine: str, ended: threading.Event) -> None:
-    """Says every few seconds that the owner lives; ends the process where another one has taken the lease meanwhile."""
+def _make(path: Path, about: bytes) -> int | None:
+    """The descriptor of a new lease; None where there is one already."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    except FileExistsError:
+        return None
+    try:
+        _write(descriptor, about)
+    except OSError:  # no room on the disk: an empty lease would keep the folder for nobody
+        os.close(descriptor)
+        path.unlink()
+        raise
+    return descriptor
+
+
+def _take_over(path: Path, mine: str, about: bytes, way_out: str) -> int:
+    """The descriptor of a lease that replaces one whose owner is gone; InUseError where somebody has it.
+
+    Of several that find the old lease at once, one may remove what another has just made. So each waits, and looks
+    whose lease has stayed. Whoever lost one meanwhile, and works already, sees that within RENEW_S.
+    """
+    age_s = _age_s(path)
+    if age_s is not None and age_s < LEASE_S:
+        raise InUseError(
+            f"{path.parent} is in use by {_owner(path)}, last seen {age_s:.0f} s ago; a process that was killed "
+            f"loses it after {LEASE_S:.0f} s: {way_out}"
+        )
+    lost = path.with_name(f".lease-lost-{mine}")
+    with suppress(FileNotFoundError):
+        path.rename(lost)
+        lost.unlink()
+    descriptor = _make(path, about)
+    if descriptor is not None:
+        time.sleep(2 * RENEW_S)
+        if _is_of(path, mine):
+            return descriptor
+        os.close(descriptor)
+    raise InUseError(f"{path.parent} is in use by {_owner(path)}, which has just taken it: {way_out}")
+
+
+def _renew(path: Path, descriptor: int, mine: str, about: bytes, ended: threading.Event) -> None:
+    """Says every few seconds that the owner lives; ends the process where another one has taken the lease meanwhile.
+
+    By its own descriptor, so that it never writes into another's lease.
+    """
     while not ended.wait(RENEW_S):
         if not _is_of(path, mine):
             log.error("error: this process slept too long: its lease %s is another's now; it ends, unsaved", path)
             os._exit(EXIT_USAGE)
-        with suppress(OSError):
-            os.utime(path)
+        with suppress(OSError):  # a file server that does not answer for a moment
+            _write(descriptor, about)
+
+
+def _write(descriptor: int, about: bytes) -> None:
+    os.pwrite(descriptor, about, 0)
+    os.fsync(descriptor)  # so that other hosts see the new time
 
 
 def _is_of(path: Path, mine: str) -> bool:
     try:
-        return mine in path.read_text()
+        return mine.encode() in path.read_bytes()
     except FileNotFoundError:
         return False
     except OSError:  # a file server that does not answer for a moment is no other owner
@@ -152,11 +186,15 @@ def _is_of(path: Path, mine: str) -> bool:
 
 
 def _age_s(path: Path) -> float | None:
-    """Seconds since a lease was renewed, by the clock of its file system; None where it is gone."""
+    """Seconds since a lease was renewed, by the clock of its file system; None where it is gone.
+
+    A lease from the future was written before that clock was set back: nobody has renewed it since.
+    """
     probe = path.with_name(f".lease-{secrets.token_hex(8)}")
     try:
         probe.touch()
-        return max(0.0, probe.stat().st_mtime - path.stat().st_mtime)
+        with path.open("rb") as lease:  # opened, so that a file server's client asks the server
+            return abs(probe.stat().st_mtime - os.fstat(lease.fileno()).st_mtime)
     except FileNotFoundError:
         return None
     finally:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from unittest import mock
@@ -98,8 +99,77 @@ def test_a_lease_is_renewed_and_lost_when_it_is_not(tmp_path, no_locks, monkeypa
         pass
 
 
-def test_a_damaged_lease_is_one_all_the_same(tmp_path, no_locks):
-    (tmp_path / ".lease").write_text("\0[")
+def test_of_several_that_find_an_old_lease_one_takes_it(tmp_path, no_locks, monkeypatch):
+    """All of them have found it old before the first removes it, so that some remove what another has made."""
+    monkeypatch.setattr(locks, "RENEW_S", 0.1)
+    ended = mock.Mock()
+    monkeypatch.setattr(os, "_exit", ended)
+    age_s, found_old, outcomes = locks._age_s, threading.Barrier(4), []
+
+    def find_old(path: Path) -> float | None:
+        age = age_s(path)
+        found_old.wait()
+        return age
+
+    def contend() -> None:
+        try:
+            with use(tmp_path):
+                outcomes.append("in")
+                time.sleep(0.5)
+                outcomes.append("out")
+        except InUseError as error:
+            outcomes.append(str(error).partition(", ")[2])
+
+    monkeypatch.setattr(locks, "_age_s", find_old)
+    for _ in range(5):
+        outcomes.clear()
+        (tmp_path / ".lease").write_text("of a killed process")
+        os.utime(tmp_path / ".lease", (1, 1))
+        threads = [threading.Thread(target=contend) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(outcomes) == ["in", "out", *["which has just taken it: wait for it"] * 3]
+        assert not [p for p in tmp_path.iterdir() if p.name.startswith(".lease")]
+    assert not ended.called
+
+
+def test_a_lease_that_was_taken_away_ends_its_process(tmp_path, no_locks, monkeypatch):
+    """Before the one that took it begins to work; nothing is written into the other's lease."""
+    monkeypatch.setattr(locks, "RENEW_S", 0.1)
+    ended = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda _: ended.set())
+    with use(tmp_path):
+        os.utime(tmp_path / ".lease", (1, 1))
+        with use(tmp_path):
+            assert ended.is_set()
+            theirs = (tmp_path / ".lease").read_bytes()
+            time.sleep(0.3)
+            assert (tmp_path / ".lease").read_bytes() == theirs
+
+
+def test_a_lease_from_the_future_is_nobodys(tmp_path, no_locks, monkeypatch):
+    monkeypatch.setattr(locks, "RENEW_S", 0.05)
+    (tmp_path / ".lease").write_text("written before the clock was set back")
+    os.utime(tmp_path / ".lease", (time.time() + 3600,) * 2)
+    with use(tmp_path):
+        pass
+
+
+def test_a_lease_that_cannot_be_written_is_not_left_behind(tmp_path, no_locks, monkeypatch):
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    with pytest.raises(OSError, match="No space left"), use(tmp_path):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("content", [b"\0[", b"\xff\xfe", b""])
+def test_a_damaged_lease_is_one_all_the_same(tmp_path, no_locks, content):
+    (tmp_path / ".lease").write_bytes(content)
     with pytest.raises(InUseError, match="another process"), use(tmp_path):
         pass
 
