@@ -14,7 +14,7 @@ import numpy as np
 from bert_lamb.batch import Denominators, PackedBatch
 from bert_lamb.data.instances import InstanceTables
 from bert_lamb.data.masking import MaskRule, masked_counts
-from bert_lamb.data.order import Chosen, Order
+from bert_lamb.data.order import GlobalBatch, Order
 from bert_lamb.data.packing import SpecialIds, pack, round_up
 from bert_lamb.data.planner import Shape, budget_shape, by_length, by_tokens, length_shape, most_sequences
 
@@ -63,7 +63,7 @@ class PhaseData:
                 step.batches = map(itemgetter(1), tagged)
                 yield step
 
-    def plan(self, number: int, chosen: Chosen) -> tuple[Step, list[np.ndarray]]:
+    def plan(self, number: int, chosen: GlobalBatch) -> tuple[Step, list[np.ndarray]]:
         """The step's counts, and which rows of the global batch form each of this rank's micro-batches."""
         lengths = self.tables.rows(chosen.pass_, chosen.instance).spans.lengths
         counts = Denominators(
@@ -86,7 +86,7 @@ class PhaseData:
     def _most_sequences(self) -> int:
         return most_sequences(self.micro_batch_tokens, self.seq_len)
 
-    def make(self, chosen: Chosen, rows: np.ndarray) -> PackedBatch:
+    def make(self, chosen: GlobalBatch, rows: np.ndarray) -> PackedBatch:
         """One micro-batch."""
         epoch, pass_, instance = chosen.epoch[rows], chosen.pass_[rows], chosen.instance[rows]
         table_rows = self.tables.rows(pass_, instance)

@@ -8,7 +8,7 @@ from bert_lamb.hashing import Domain, key, permute
 
 
 @dataclass
-class Chosen:
+class GlobalBatch:
     """The sequences of one global batch, each column [B], in the order of the stream."""
 
     epoch: np.ndarray  # int64
@@ -25,7 +25,7 @@ class Order:
     pass_sizes: list[int]  # instances of each pass
     global_batch: int
 
-    def step(self, step: int, data_offset: int = 0) -> Chosen:
+    def step(self, step: int, data_offset: int = 0) -> GlobalBatch:
         """The global batch of a step. `data_offset` (in steps) moves past sequences after a roll-back."""
         position = (step + data_offset) * self.global_batch + np.arange(self.global_batch, dtype=np.int64)
         ends = np.cumsum(self.pass_sizes)
@@ -38,4 +38,4 @@ class Order:
             here = epoch == e
             size = self.pass_sizes[e % len(ends)]
             instance[here] = permute(offset_in_epoch[here], size, key(Domain.ORDER, self.seed, self.phase, int(e)))
-        return Chosen(epoch, pass_, instance)
+        return GlobalBatch(epoch, pass_, instance)

@@ -23,9 +23,11 @@ class LoadsStates(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what this class or another optimizer with these state keys (torch's AdamW) saved.
 
-        Settings of this class are taken, and missing ones keep their values here; of another optimizer's groups none
-        is; what changes only speed stays too. Hooks run as torch runs them: pre-hooks may hand over another state,
-        post-hooks see the loaded one. ValueError: the state is not of these tensors; then nothing is loaded.
+        Settings are restored only from this class's own states; those that are missing there, and those of SPEED, keep
+        the values that they have here. From another optimizer's state only moments and steps are taken. Hooks run as
+        torch runs them: pre-hooks may hand over another state, post-hooks see the loaded one.
+
+        ValueError: the state is not of these tensors; then nothing is loaded.
         """
         state_dict = state_dict.copy()
         before, after = self._optimizer_load_state_dict_pre_hooks, self._optimizer_load_state_dict_post_hooks

@@ -108,11 +108,15 @@ class MetricsLog:
         self, folder: RunFolder, s: Settings, progress: Progress, names: Sequence[str], dashboard: Dashboard | None,
         flops: Callable[[Denominators], float], strategy: Single,
     ) -> None:  # fmt: skip
-        self._run, self._phase = s.run, progress.phase
+        self._run = s.run
+        self._phase = progress.phase
         self._steps = s.phase(progress.phase).steps
         self._time_left = TimeLeft(self._steps)
-        self._names, self._dashboard = names, dashboard
-        self._flops, self._strategy, self._peak_tflops = flops, strategy, s.hardware.peak_tflops
+        self._names = names
+        self._dashboard = dashboard
+        self._flops = flops
+        self._strategy = strategy
+        self._peak_tflops = s.hardware.peak_tflops
         self._last_line_s = -CONSOLE_EVERY_S
         self._folder = folder
         if dashboard is not None:

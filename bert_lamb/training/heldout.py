@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from bert_lamb.data.masking import masked_counts
-from bert_lamb.data.order import Chosen
+from bert_lamb.data.order import GlobalBatch
 from bert_lamb.hashing import Domain, key, permute
 from bert_lamb.run import Progress
 from bert_lamb.settings import Settings
@@ -26,7 +26,7 @@ def heldout_numbers(run: Assembly, number: int) -> dict[str, float]:
     data.static_shapes = False
     zeros = np.zeros(count, np.int64)
     # drawn over all shards, by a key that knows no seed: runs of other seeds are read on the same sequences
-    chosen = Chosen(
+    chosen = GlobalBatch(
         epoch=zeros, pass_=zeros, instance=permute(np.arange(count), data.tables.sizes[0], key(Domain.HELDOUT))
     )
     lengths = data.tables.rows(zeros, chosen.instance).spans.lengths

@@ -12,7 +12,7 @@ PAGE_END = re.compile(rb"</page>")
 class Borders:
     """Where slices begin: at the first end of a record at least `step` bytes after the last one.
 
-    With `lines`, only where so many lines, or a multiple of it, stand before.
+    With `lines`, slices begin only where the number of lines before them is a multiple of it.
     """
 
     def __init__(self, separator: re.Pattern[bytes], step: int, lines: int = 1) -> None:

@@ -28,7 +28,7 @@ SHARES = 16  # of the signatures, by their first bits: sorted one by one, so tha
 
 
 def mark_duplicates(data: DataSettings, asked: dict[str, Any], folder: StoreFolder, plan: Plan) -> None:
-    """Tells every slice which of its documents stand in the input before, in order of slice and place."""
+    """Tells every slice which of its documents have a text that came earlier in the input (by slice, then place)."""
     key = hashlib.sha256(manifest_bytes(asked)).hexdigest()[:16]
     place = folder.signatures(key)  # a run that was cut may have left some of other settings or input
     place.mkdir(parents=True, exist_ok=True)
