@@ -16,7 +16,7 @@ from bert_lamb.parallel import device_count, use_cuda
 from bert_lamb.planning.cost import Budget
 from bert_lamb.planning.origin import origin_problems
 from bert_lamb.run import OriginError, data_folder, list_checkpoints, locate_run, precision_problems
-from bert_lamb.settings import ModelSettings, Settings
+from bert_lamb.settings import ModelSettings, Settings, kept_steps
 from bert_lamb.tasks.squad_data import missing_files
 from bert_lamb.words import counted
 
@@ -149,7 +149,7 @@ def _room(s: Settings, manifest: dict[str, Any]) -> list[str]:
     if needed > free:
         problems.append(
             f"run.root={root} has {free / 2**30:.1f} GiB free, but checkpoints still need {needed / 2**30:.1f}: "
-            "lower run.keep_checkpoints or choose another disk"
+            "lower run.keep_checkpoints, shorten run.keep_at, or choose another disk"
         )
     return problems
 
@@ -158,8 +158,8 @@ def _bytes_to_come(s: Settings, size: int) -> int:
     """What the checkpoints of both phases will still take: those that a run has written already lie on the disk."""
     each = 12 * size  # weights and two moments, fp32
     kept = s.run.keep_checkpoints + 1 + (s.recovery.policy == "rollback")  # one being written, one to go back to
-    folder, needed = locate_run(s), 0
+    folder, needed, for_good = locate_run(s), 0, kept_steps(s)
     for number in (1, 2):
         there = sum(f.stat().st_size for p in list_checkpoints(folder.checkpoints(number)) for f in p.iterdir())
-        needed += 0 if folder.result_file(number).is_file() else max(0, kept * each - there)
+        needed += 0 if folder.result_file(number).is_file() else max(0, (kept + len(for_good[number])) * each - there)
     return needed

@@ -34,6 +34,7 @@ from bert_lamb.run.precision import (
 )
 from bert_lamb.run.progress import Progress, read_progress
 from bert_lamb.run.retention import (
+    Retention,
     checkpoint_name,
     keep_aside,
     list_checkpoints,
@@ -54,6 +55,7 @@ __all__ = [
     "OriginError",
     "Part",
     "Progress",
+    "Retention",
     "RunFolder",
     "RunFolderError",
     "StepTotals",

@@ -1,7 +1,7 @@
 """Checkpoints: whole or not at all, in files that explain themselves.
 
-step-000500/  model.safetensors config.json (transformers opens this folder)  optimizer.safetensors  state.json
-              SHA256SUMS (checked before anything is read back)
+step-000500/  model.safetensors config.json tokenizer.json tokenizer_config.json (transformers opens this folder)
+              optimizer.safetensors state.json (to go on from)  SHA256SUMS (checked before anything is read back)
 """
 
 import json
@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import BertForPreTraining
+from transformers import BertForPreTraining, PreTrainedTokenizerBase
 
 from bert_lamb.checksums import SUMS, SumsError, changed_files, read_sums, write_sums
 from bert_lamb.errors import UserError
 from bert_lamb.model import load_weights, save_tensors, save_weights
 from bert_lamb.run.progress import STATE, Progress, ProgressError, read_progress
 from bert_lamb.run.retention import (
+    Retention,
     being_written,
     checkpoint_name,
     delete_old,
@@ -45,14 +46,12 @@ def save_checkpoint(
     bert: BertForPreTraining,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
-    keep: int,
-    every: int | None = None,
-    first: int = 0,
+    keep: Retention,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Path:
     """Writes `folder/step-N` and returns its path: files and checksums to the disk, then the name.
 
-    Keeps the newest `keep` checkpoints, and the one that a roll-back to a multiple of `every` steps, or to the phase's
-    `first` step, would need.
+    Then deletes the older checkpoints that `keep` does not name.
     """
     remove_leavings(folder)
     final = folder / checkpoint_name(progress.step)
@@ -61,9 +60,11 @@ def save_checkpoint(
     save_weights(bert, aside)
     save_tensors(_optimizer_tensors(bert, optimizer), aside / MOMENTS)
     (aside / STATE).write_text(json.dumps(asdict(progress), indent=1) + "\n")
-    write_sums(aside, FILES)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(aside)
+    write_sums(aside, sorted(path.name for path in aside.iterdir()))
     publish(aside, final)
-    delete_old(folder, final, keep, every, first)
+    delete_old(folder, final, keep)
     return final
 
 

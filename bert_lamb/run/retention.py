@@ -7,6 +7,7 @@ step-000500/               a whole checkpoint; every other name is not resumed f
 
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from bert_lamb.files import free_name, rename_synced
@@ -14,6 +15,16 @@ from bert_lamb.run.progress import ProgressError, read_progress
 
 NAME = re.compile(r"step-([0-9]{6,})")
 LEAVING = re.compile(r"\.(step-[0-9]{6,})\.(tmp|old|deleted)")
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints of a phase are not deleted."""
+
+    newest: int  # how many
+    every: int | None = None  # and the one that a roll-back to a multiple of so many steps would need,
+    first: int = 0  # or one to the phase's first step
+    steps: frozenset[int] = frozenset()  # and those of these steps
 
 
 def checkpoint_name(step: int) -> str:
@@ -63,17 +74,17 @@ def remove_leavings(folder: Path) -> None:
             _remove(path)
 
 
-def delete_old(folder: Path, saved: Path, keep: int, every: int | None, first: int) -> None:
-    """Deletes all but the newest `keep` checkpoints up to the one just saved, and the one that a roll-back needs.
+def delete_old(folder: Path, saved: Path, keep: Retention) -> None:
+    """Deletes the checkpoints up to the one just saved that `keep` does not name.
 
     Each loses its name first, so that a kill never leaves half of one under a checkpoint's name. Later ones than the
     one just saved are not ours to count or to delete.
     """
     checkpoints = list_checkpoints(folder)
     ours = checkpoints[: checkpoints.index(saved) + 1]
-    spared = rollback_target(ours, every, first) if every else None
-    for old in ours[:-keep]:
-        if old != spared:
+    target = rollback_target(ours, keep.every, keep.first) if keep.every else None
+    for old in ours[: -keep.newest]:
+        if old != target and step_of(old) not in keep.steps:
             aside = _leaving(old, "deleted")
             old.rename(aside)
             _remove(aside)

@@ -10,6 +10,7 @@ from bert_lamb.settings.command import (
     settings_yaml,
     to_settings,
 )
+from bert_lamb.settings.kept_steps import kept_steps
 from bert_lamb.settings.recipe import (
     RECIPE_PARTS,
     as_dict,
@@ -59,6 +60,7 @@ __all__ = [
     "difference",
     "finetune_recipe",
     "given_overrides",
+    "kept_steps",
     "leaves",
     "load_yaml",
     "mistyped",

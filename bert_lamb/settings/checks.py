@@ -4,6 +4,7 @@ import codecs
 from collections.abc import Iterator
 
 from bert_lamb.errors import UserError
+from bert_lamb.settings.kept_steps import keep_at_problems
 from bert_lamb.settings.schema import PhaseSettings, Settings
 
 CHOICES = {
@@ -93,6 +94,7 @@ def setting_problems(s: Settings) -> list[str]:
         *_handover(s),
         *_finetune(s),
         *_hardware(s),
+        *keep_at_problems(s),
     ]
 
 

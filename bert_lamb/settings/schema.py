@@ -203,6 +203,7 @@ class RunSettings:
     heldout_sequences: int = MISSING  # sequences of one such evaluation, at most
     checkpoint_every: int = MISSING  # steps
     keep_checkpoints: int = MISSING  # newest ones kept per phase
+    keep_at: list[str] = MISSING  # steps of the run, or shares of it (0.1), whose checkpoints are kept for good too
     wandb: str = MISSING  # "auto" (online with a key, else offline), "online", "offline" or "disabled"
     wandb_project: str = MISSING  # where the mirror goes
 

@@ -23,6 +23,7 @@ from bert_lamb.training.checkpoints import PhaseCheckpoints
 from bert_lamb.training.fitting import fitted_tokens, peak_gib, room_gib
 from bert_lamb.training.phase_data import open_phase_data, open_store, tokens_are_found
 from bert_lamb.training.repeatable import repeat_to_the_bit
+from bert_lamb.training.tokenizer import tokenizer_of
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Assembly:
             self._losses = torch.compile(pretraining_losses, dynamic=False)
         self._tokens: dict[int, int] = {}  # of a phase's micro-batches, where they were found by trial
         self._dashboard: Dashboard | None = None
+        self._tokenizer = tokenizer_of(self.store, self.manifest, s.model.max_positions)
         self._how: dict[str, Any] = {}
         if strategy.rank == 0:
             machine = machine_record(strategy.device, strategy.ranks) | {
@@ -83,8 +85,9 @@ class Assembly:
     def checkpoints(self, phase_number: int) -> PhaseCheckpoints:
         """What the phase saves and goes on from."""
         return PhaseCheckpoints(
-            self.settings, self.folder, self.strategy, self.bert, self.optimizer, phase_number, self._how
-        )
+            self.settings, self.folder, self.strategy, self.bert, self.optimizer, phase_number, self._how,
+            self._tokenizer,
+        )  # fmt: skip
 
     def metrics(self, progress: Progress) -> MetricsLog:
         """The phase's log, writing on rank 0 only."""

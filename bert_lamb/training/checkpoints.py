@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BertForPreTraining
+from transformers import BertForPreTraining, PreTrainedTokenizerBase
 
 from bert_lamb.optim import Layerwise
 from bert_lamb.parallel import Single
@@ -13,6 +13,7 @@ from bert_lamb.run import (
     CheckpointError,
     Origin,
     Progress,
+    Retention,
     RunFolder,
     TrainingStoppedError,
     checkpoint_name,
@@ -31,7 +32,7 @@ from bert_lamb.run import (
     save_checkpoint,
     step_of,
 )
-from bert_lamb.settings import Settings
+from bert_lamb.settings import Settings, kept_steps
 from bert_lamb.training.way_out import way_out
 
 log = logging.getLogger(__name__)
@@ -51,16 +52,19 @@ class PhaseCheckpoints:
         optimizer: Layerwise,
         phase_number: int,
         how: dict[str, Any],
+        tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         self._settings, self._folder, self._strategy = s, folder, strategy
         self._how = how  # as run/starts.py has it; of rank 0
-        self._bert, self._optimizer = bert, optimizer
+        self._bert, self._optimizer, self._tokenizer = bert, optimizer, tokenizer
         self.phase_number = phase_number
         self._place = folder.checkpoints(phase_number)
         self._rollback_every = s.recovery.every if s.recovery.policy == "rollback" else None
         origin = folder.origin()
         self._origin = origin if origin and origin.phase == phase_number else None
         self._first_step = self._origin.step if self._origin else 0
+        steps = kept_steps(s)[phase_number]
+        self._keep = Retention(s.run.keep_checkpoints, self._rollback_every, self._first_step, steps)
 
     def restore(self) -> Progress:
         """Brings model and optimizer to where the phase begins or was cut. One path for both: from files."""
@@ -79,7 +83,7 @@ class PhaseCheckpoints:
         elif self.phase_number == 2:
             self._take_over()
         self._event("start", phase=self.phase_number, **begun_from, **self._with_how())
-        if self._rollback_every or self._origin:
+        if self._rollback_every or self._origin or progress.step in self._keep.steps:
             self.save(progress)  # so that there is always one to go back to, and another run's may be deleted
         return progress
 
@@ -111,17 +115,16 @@ class PhaseCheckpoints:
         self.save(progress)
 
     def due(self, progress: Progress) -> bool:
-        """Every so many steps while all is well, and at the phase's end."""
+        """Every so many steps while all is well, at the steps that are kept for good, and at the phase's end."""
         step, last = progress.step, self._settings.phase(self.phase_number).steps
         periods = (self._settings.run.checkpoint_every, self._rollback_every)
         due = any(step % every == 0 for every in periods if every)
-        return (due and progress.quiet) or step == last
+        return (due and progress.quiet) or step in self._keep.steps or step == last
 
     def save(self, progress: Progress) -> None:
         """A checkpoint by rank 0; others wait, so that none runs ahead of what is safe."""
         if self._strategy.rank == 0:
-            keep, every, first = self._settings.run.keep_checkpoints, self._rollback_every, self._first_step
-            save_checkpoint(self._place, self._bert, self._optimizer, progress, keep, every, first)
+            save_checkpoint(self._place, self._bert, self._optimizer, progress, self._keep, self._tokenizer)
         self._strategy.barrier()
 
     def stopped(self, progress: Progress) -> None:

@@ -11,8 +11,10 @@ import pytest
 import torch
 from ranks.pretrain import pretrain_for
 from tools import assert_same_bits, make_store, tiny
+from transformers import AutoTokenizer, BertForPreTraining
 
 from bert_lamb.checksums import write_sums
+from bert_lamb.data.vocabulary import make_tokenizer, read_vocabulary
 from bert_lamb.errors import UserError
 from bert_lamb.model import build_bert
 from bert_lamb.optim import Lamb
@@ -20,7 +22,9 @@ from bert_lamb.pretrain import pretrain
 from bert_lamb.run import (
     CheckpointError,
     Progress,
+    Retention,
     RunFolder,
+    damage,
     list_checkpoints,
     load_checkpoint,
     newest_whole,
@@ -30,7 +34,7 @@ from bert_lamb.run import (
     save_checkpoint,
     verify_checkpoint,
 )
-from bert_lamb.settings import ModelSettings
+from bert_lamb.settings import ModelSettings, SettingsError, kept_steps
 from bert_lamb.training.checkpoints import PhaseCheckpoints
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.json", "SHA256SUMS")
@@ -51,12 +55,12 @@ def trained(seed: int = 0) -> tuple[Any, Lamb]:
 def two(tmp_path: Path) -> tuple[Path, Path]:
     """Checkpoints of steps 3 and 6."""
     bert, optimizer = trained()
-    return tuple(save_checkpoint(tmp_path, bert, optimizer, Progress(1, step), 2) for step in (3, 6))  # type: ignore
+    return tuple(save_checkpoint(tmp_path, bert, optimizer, Progress(1, step), Retention(2)) for step in (3, 6))  # type: ignore
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     bert, optimizer = trained()
-    path = save_checkpoint(tmp_path, bert, optimizer, Progress(2, 7, 5, 3, 1), 2)
+    path = save_checkpoint(tmp_path, bert, optimizer, Progress(2, 7, 5, 3, 1), Retention(2))
     assert sorted(p.name for p in path.iterdir()) == sorted(FILES)
     other, others = trained(1)
     assert load_checkpoint(path, other, others) == Progress(2, 7, 5, 3, 1)
@@ -115,7 +119,7 @@ def test_no_bit_of_the_sums_may_flip(two: tuple[Path, Path], bit: int) -> None:
 
 
 def test_the_first_one_offers_a_new_start(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path, *trained(), Progress(1, 3), 2)
+    path = save_checkpoint(tmp_path, *trained(), Progress(1, 3), Retention(2))
     (path / "state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="start this phase again"):
         verify_checkpoint(path)
@@ -130,11 +134,11 @@ def test_a_cut_while_saving_leaves_the_one_before(two: tuple[Path, Path], where:
         "the moments": "bert_lamb.run.checkpoint.save_tensors",
     }[where]
     with mock.patch(target, side_effect=OSError("no space left on device")), pytest.raises(OSError, match="no space"):
-        save_checkpoint(last.parent, *trained(), Progress(1, 9), 2)
+        save_checkpoint(last.parent, *trained(), Progress(1, 9), Retention(2))
     assert list_checkpoints(last.parent) == [first, last], "nothing was deleted for one that did not come"
     verify_checkpoint(first)
     verify_checkpoint(last)
-    path = save_checkpoint(last.parent, *trained(), Progress(1, 9), 2)
+    path = save_checkpoint(last.parent, *trained(), Progress(1, 9), Retention(2))
     assert list_checkpoints(last.parent) == [last, path]
     assert sorted(p.name for p in last.parent.iterdir()) == ["step-000006", "step-000009"], "no leavings"
 
@@ -142,7 +146,7 @@ def test_a_cut_while_saving_leaves_the_one_before(two: tuple[Path, Path], where:
 def test_a_cut_while_replacing_the_same_step_loses_nothing(two: tuple[Path, Path]) -> None:
     _, last = two
     with mock.patch("pathlib.Path.rename", side_effect=OSError), pytest.raises(OSError):  # noqa: PT011
-        save_checkpoint(last.parent, *trained(), Progress(1, 6), 2)
+        save_checkpoint(last.parent, *trained(), Progress(1, 6), Retention(2))
     verify_checkpoint(last)
 
 
@@ -150,7 +154,7 @@ def test_a_cut_while_replacing_the_same_step_loses_nothing(two: tuple[Path, Path
 def test_keep_checkpoints(tmp_path: Path, keep: int) -> None:
     bert, optimizer = trained()
     for step in (1, 2, 10, 999_999, 1_000_000):
-        save_checkpoint(tmp_path, bert, optimizer, Progress(1, step), keep)
+        save_checkpoint(tmp_path, bert, optimizer, Progress(1, step), Retention(keep))
     names = [p.name for p in list_checkpoints(tmp_path)]
     assert names == ["step-000010", "step-999999", "step-1000000"][-keep:]
 
@@ -164,6 +168,46 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(store: Path, name: str, *overrides: str) -> RunFolder:
     return open_run(tiny(store, f"run.name={name}", *overrides))
+
+
+def test_steps_that_are_kept_for_good(store: Path) -> None:
+    """Whole checkpoints at steps and shares of the run, beside the newest; each opens in transformers."""
+    folder = run(store, "for-good", "run.keep_checkpoints=1", "run.keep_at=[0,1,0.5,0.79]", "run.checkpoint_every=1")
+    pretrain(folder)
+    kept = [list_checkpoints(folder.checkpoints(number)) for number in (1, 2)]
+    assert [[p.name[-1] for p in paths] for paths in kept] == [["0", "1", "5", "6"], ["2", "4"]]
+    vocabulary = read_vocabulary(store / "data" / "made" / "vocab.txt")
+    ours = make_tokenizer(vocabulary, lower_case=True)
+    text = " ".join(vocabulary[5:40]) + " CAFÉ (x)"
+    for path in (*kept[0], *kept[1]):
+        assert damage(path) is None
+        theirs = AutoTokenizer.from_pretrained(path)
+        assert theirs(text, add_special_tokens=False).input_ids == ours.encode(text, add_special_tokens=False).ids
+        assert theirs.model_max_length == 64
+        assert BertForPreTraining.from_pretrained(path).config.vocab_size == len(vocabulary)
+    straight = run(store, "not-for-good")
+    pretrain(straight)
+    last = [f.path / "phase2" / "checkpoints" / "step-000004" / "model.safetensors" for f in (folder, straight)]
+    assert last[0].read_bytes() == last[1].read_bytes(), "what is kept moves no bit"
+
+
+def test_a_step_is_kept_in_trouble_too(store: Path) -> None:
+    """A regular checkpoint waits until all is well; a learning curve has its points where they were asked for."""
+    phase = PhaseCheckpoints.__new__(PhaseCheckpoints)
+    phase._settings, phase.phase_number, phase._rollback_every = tiny(store), 1, None
+    phase._keep = Retention(1, steps=frozenset({2}))
+    assert [step for step in range(1, 6) if phase.due(Progress(1, step, skipped_in_row=1))] == [2]
+
+
+@pytest.mark.parametrize("entry", ["-1", "11", "1.5", "ten", "10%", "nan", "1e3", ""])
+def test_a_step_that_no_run_has_is_refused(store: Path, entry: str) -> None:
+    with pytest.raises(SettingsError, match=r"run\.keep_at has .*from 0 to 10, or shares .* from 0\.0 to 1\.0"):
+        tiny(store, f"run.keep_at=['{entry}']")
+
+
+def test_shares_and_steps_of_a_run(store: Path) -> None:
+    s = tiny(store, "run.keep_at=[0,0.0,6,7,10,1.0,0.5,.25,1e-1]")
+    assert kept_steps(s) == {1: {0, 6, 5, 2, 1}, 2: {1, 4}}
 
 
 def test_a_run_keeps_as_many_as_asked(store: Path) -> None:
@@ -224,12 +268,12 @@ COPIES = ("step-000008-backup", "step-9", "step-0000009", "step-000009.tar", "st
 def test_copies_are_not_ours(tmp_path: Path) -> None:
     """Neither resumed from, nor counted, nor deleted."""
     for step in (4, 8):
-        path = save_checkpoint(tmp_path, *trained(), Progress(1, step), 2)
+        path = save_checkpoint(tmp_path, *trained(), Progress(1, step), Retention(2))
     for name in COPIES:
         shutil.copytree(path, tmp_path / name)
     (tmp_path / "step-000099").write_text("a file")
     assert newest_whole(tmp_path) == (path, [])
-    new = save_checkpoint(tmp_path, *trained(), Progress(1, 13), 2)
+    new = save_checkpoint(tmp_path, *trained(), Progress(1, 13), Retention(2))
     assert list_checkpoints(tmp_path) == [path, new]
     assert newest_whole(tmp_path) == (new, [])
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*COPIES, "step-000099", path.name, new.name])
@@ -237,9 +281,9 @@ def test_copies_are_not_ours(tmp_path: Path) -> None:
 
 def test_a_copy_that_took_a_later_name(tmp_path: Path) -> None:
     """Its state tells another step than its name: not loaded, and the one just saved is not deleted for it."""
-    path = save_checkpoint(tmp_path, *trained(), Progress(1, 8), 1)
+    path = save_checkpoint(tmp_path, *trained(), Progress(1, 8), Retention(1))
     shutil.copytree(path, tmp_path / "step-000020")
-    new = save_checkpoint(tmp_path, *trained(), Progress(1, 9), 1)
+    new = save_checkpoint(tmp_path, *trained(), Progress(1, 9), Retention(1))
     assert list_checkpoints(tmp_path) == [new, tmp_path / "step-000020"]
     newest, damaged = newest_whole(tmp_path)
     assert newest == new
@@ -248,10 +292,10 @@ def test_a_copy_that_took_a_later_name(tmp_path: Path) -> None:
 
 def test_a_link_is_deleted_and_not_what_it_leads_to(tmp_path: Path) -> None:
     """A checkpoint that was moved to another disk."""
-    path = save_checkpoint(tmp_path / "run", *trained(), Progress(1, 8), 1)
+    path = save_checkpoint(tmp_path / "run", *trained(), Progress(1, 8), Retention(1))
     path.symlink_to(path.rename(tmp_path / "moved"))
     assert newest_whole(tmp_path / "run") == (path, [])
-    new = save_checkpoint(tmp_path / "run", *trained(), Progress(1, 9), 1)
+    new = save_checkpoint(tmp_path / "run", *trained(), Progress(1, 9), Retention(1))
     assert [*(tmp_path / "run").iterdir()] == [new]
     verify_checkpoint(tmp_path / "moved")
 
@@ -280,7 +324,7 @@ def test_content_is_on_the_disk_before_the_name(tmp_path: Path) -> None:
         mock.patch("os.fsync", note_sync),
         mock.patch("os.replace", note_replace),
     ):
-        path = save_checkpoint(tmp_path / "run", *trained(), Progress(1, 8), 1)
+        path = save_checkpoint(tmp_path / "run", *trained(), Progress(1, 8), Retention(1))
     at = done.index(f"-> {path.name}")
     assert {*FILES, f".{path.name}.tmp"} <= set(done[:at])
     assert "run" in done[at:]
@@ -292,10 +336,10 @@ def test_a_damaged_one_that_a_roll_back_needs(tmp_path: Path, policy: str, at: i
     """It counts as the target as long as it is there: going back to another one would depend on chance."""
     every = 4 if policy == "rollback" else None
     for step in (0, 3, 4, 5):
-        save_checkpoint(tmp_path, *trained(), Progress(1, step), 9, every)
+        save_checkpoint(tmp_path, *trained(), Progress(1, step), Retention(9, every))
     (tmp_path / f"step-{at:06d}" / "state.json").write_text("{")
     assert rollback_target(list_checkpoints(tmp_path), 4) == tmp_path / "step-000004"
-    save_checkpoint(tmp_path, *trained(), Progress(1, 6), 1, every)
+    save_checkpoint(tmp_path, *trained(), Progress(1, 6), Retention(1, every))
     kept = [p.name for p in list_checkpoints(tmp_path)]
     assert kept == (["step-000004", "step-000006"] if every else ["step-000006"])
     if every and at == 4:
@@ -305,7 +349,7 @@ def test_a_damaged_one_that_a_roll_back_needs(tmp_path: Path, policy: str, at: i
 
 def test_old_states_are_read_and_newer_ones_named(tmp_path: Path) -> None:
     """A state.json of an older version lacks fields; one of a newer version has more."""
-    path = save_checkpoint(tmp_path, *trained(), Progress(1, 8), 1)
+    path = save_checkpoint(tmp_path, *trained(), Progress(1, 8), Retention(1))
     state = json.loads((path / "state.json").read_text())
     del state["pending"]
     (path / "state.json").write_text(json.dumps(state))

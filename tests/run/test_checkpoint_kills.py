@@ -15,7 +15,15 @@ import torch
 
 from bert_lamb.model import build_bert
 from bert_lamb.optim import Lamb
-from bert_lamb.run import Progress, list_checkpoints, newest_whole, read_progress, save_checkpoint, verify_checkpoint
+from bert_lamb.run import (
+    Progress,
+    Retention,
+    list_checkpoints,
+    newest_whole,
+    read_progress,
+    save_checkpoint,
+    verify_checkpoint,
+)
 from bert_lamb.settings import ModelSettings
 
 SHAPE = ModelSettings("t", 1, 8, 2, 16, 32, 0.0, 0.0, 0.1)
@@ -115,16 +123,16 @@ def test_a_kill_anywhere_in_a_save(tmp_path: Path, model: tuple[Any, Lamb], keep
     """The next start goes on from the new checkpoint or from the one before, and its own save leaves no leavings."""
     before = tmp_path / "before"
     for saved in (3, 6):
-        save_checkpoint(before, *model, Progress(1, saved), keep)
+        save_checkpoint(before, *model, Progress(1, saved), Retention(keep))
     new = Progress(1, step, rollbacks=1)
     found = set()
-    for folder in every_kill(before, lambda f: save_checkpoint(f, *model, new, keep), tmp_path):
+    for folder in every_kill(before, lambda f: save_checkpoint(f, *model, new, Retention(keep)), tmp_path):
         path, _ = newest_whole(folder)
         assert path is not None
         verify_checkpoint(path)
         found.add(progress := read_progress(path).step)
         assert progress >= 6, "an old one is never taken where there was a newer one"
-        save_checkpoint(folder, *model, Progress(1, 12), keep)
+        save_checkpoint(folder, *model, Progress(1, 12), Retention(keep))
         assert steps_of(folder)[-keep:] == [6, step, 12][-keep:] or steps_of(folder) == [6, 12]
         assert sorted(p.name for p in folder.iterdir()) == [p.name for p in list_checkpoints(folder)], "no leavings"
         shutil.rmtree(folder)
@@ -134,9 +142,9 @@ def test_a_kill_anywhere_in_a_save(tmp_path: Path, model: tuple[Any, Lamb], keep
 def test_a_start_that_is_killed_too(tmp_path: Path, model: tuple[Any, Lamb]) -> None:
     """Killed amid replacing a checkpoint, and again at each change of the start that mends it."""
     before = tmp_path / "before"
-    save_checkpoint(before, *model, Progress(1, 6), 1)
+    save_checkpoint(before, *model, Progress(1, 6), Retention(1))
     again = Progress(1, 6, rollbacks=1)
-    for folder in every_kill(before, lambda f: save_checkpoint(f, *model, again, 1), tmp_path):
+    for folder in every_kill(before, lambda f: save_checkpoint(f, *model, again, Retention(1)), tmp_path):
         for last in (1, 2):  # a start changes one name at most
             copy = tmp_path / f"twice-{last}"
             shutil.copytree(folder, copy)
@@ -152,7 +160,7 @@ def test_a_start_that_is_killed_too(tmp_path: Path, model: tuple[Any, Lamb]) -> 
 def test_a_kill_while_a_damaged_one_is_set_aside(tmp_path: Path, model: tuple[Any, Lamb]) -> None:
     before = tmp_path / "before"
     for saved in (3, 6):
-        save_checkpoint(before, *model, Progress(1, saved), 2)
+        save_checkpoint(before, *model, Progress(1, saved), Retention(2))
     damaged = before / "step-000006" / "model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     for last in (1, 2, 3):

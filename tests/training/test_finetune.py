@@ -20,7 +20,7 @@ from bert_lamb.finetune import check, finetune
 from bert_lamb.model import bert_config, build_bert
 from bert_lamb.optim import Lamb
 from bert_lamb.reporting.read_run import read_run
-from bert_lamb.run import Progress, RunFolder, RunFolderError, open_run, save_checkpoint
+from bert_lamb.run import Progress, Retention, RunFolder, RunFolderError, open_run, save_checkpoint
 from bert_lamb.settings import Settings, settings_yaml
 from bert_lamb.squadfiles import read_squad
 from bert_lamb.tasks.squad_data import cut_windows, make_batch
@@ -70,7 +70,7 @@ def pretrained(s: Settings) -> RunFolder:
     """A run folder as pretraining leaves it, with weights unlike the ones that fine-tuning would draw."""
     folder = open_run(s)
     bert = build_bert(s.model, folder.manifest()["tokenizer"]["size"], 0, seed=123)
-    path = save_checkpoint(folder.phase(2) / "checkpoints", bert, Lamb(bert.parameters()), Progress(2, 4), keep=1)
+    path = save_checkpoint(folder.phase(2) / "checkpoints", bert, Lamb(bert.parameters()), Progress(2, 4), Retention(1))
     folder.finish_phase(2, {"checkpoint": f"checkpoints/{path.name}"})
     return folder
 
