@@ -118,5 +118,6 @@ bench-optim: install ## time of an optimizer's step beside others' (docs/results
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[bench]'
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=34359738368 $(PY) -m bert_lamb.bench.optim $(ARGS)
 
-mutants: $(TRITON) ## plants mistakes in the optimizer, one at a time: each must turn its tests red
+mutants: $(TRITON) ## plants mistakes, one at a time, in optimizer, data, step, SQuAD, ...: each must turn its tests red
+	@$(PY) tests/law_mutants.py
 	@$(PY) tests/optim/mutants.py
