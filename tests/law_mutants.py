@@ -117,8 +117,9 @@ MUTANTS = {
         PLANNER, "cut[rank::ranks] for rank in", "cut[::ranks] for rank in",
         ("data/test_planner.py::test_by_length",),
     ),
-    "dealt one way only": Mutant(
-        PLANNER, "np.where(lap % 2, bins - 1 - place, place)", "place", ("data/test_planner.py::test_by_tokens",)
+    "the longest sequences together": Mutant(
+        PLANNER, "np.where(lap % 2, bins - 1 - place, place)", "np.arange(len(lengths)) * bins // len(lengths)",
+        ("data/test_planner.py::test_by_tokens",),
     ),
     "a budget that is exceeded": Mutant(
         PLANNER, ".max() <= tokens and np", ".max() <= 2 * tokens and np", ("data/test_planner.py::test_by_tokens",)
