@@ -5,7 +5,7 @@ from typing import Any
 from bert_lamb.data.manifest import read_manifest
 from bert_lamb.data.store import StoreError
 from bert_lamb.hardware import choose_precision, wait_passively_if_busy
-from bert_lamb.optim import LARS, PRESETS
+from bert_lamb.optim import OFFERED
 from bert_lamb.parallel import device_count, run_device
 from bert_lamb.planning.cost import budget, budget_text, vocabulary_size
 from bert_lamb.planning.preflight import memory_warnings, unused_devices
@@ -46,7 +46,7 @@ def _shown(s: Settings, name: str, value: Any) -> str:
     part, _, leaf = name.partition(".")
     if part != "optimizer" or value is not None:
         return "none" if value is None else str(value)
-    preset = LARS if s.optimizer.preset == "lars" else PRESETS[s.optimizer.preset]
+    preset = OFFERED[s.optimizer.preset]
     if leaf in without_effect(s.optimizer.preset):
         return "not used"
     if leaf.startswith("beta"):

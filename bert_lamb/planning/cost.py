@@ -21,7 +21,7 @@ from bert_lamb.words import counted, rate_words, rough_duration, times_read
 OPTIMIZER_WORDS = {
     "paper": "LAMB as in the paper", "google": "LAMB as the authors' code", "apex": "LAMB as apex's FusedLAMB",
     "nvlamb": "LAMB as apex's NVLAMB", "nlamb": "N-LAMB", "nnlamb": "NN-LAMB", "lans": "LANS", "lars": "LARS",
-    "adamw": "AdamW",
+    "adamw": "AdamW", "muon": "Muon and AdamW",
 }  # fmt: skip
 FAR_BELOW = 4  # times: the square-root rule then asks for half the learning rate (why 4: docs/schedules.md)
 

@@ -7,7 +7,7 @@ import torch
 
 from bert_lamb.jsonfiles import read_object
 from bert_lamb.model import build_bert, misfits, tensor_shapes
-from bert_lamb.optim import Lamb, Lars
+from bert_lamb.optim import kept_of
 from bert_lamb.run import (
     Origin,
     RunFolder,
@@ -77,12 +77,16 @@ def _moments(s: Settings, path: Path, shapes: dict[str, tuple[int, ...]]) -> lis
     found, progress = tensor_shapes(path / "optimizer.safetensors"), read_progress(path)
     if not found and progress.step == progress.skipped:
         return []  # no step was applied yet
-    moments = (Lars if s.optimizer.preset == "lars" else Lamb).MOMENTS
-    expected = {f"{name}/{part}": shape for name, shape in shapes.items() for part in moments}
-    if found == expected | {f"{name}/step": () for name in shapes}:
+    expected = {
+        f"{name}/{part}": () if part == "step" else shape
+        for name, shape in shapes.items()
+        for part in kept_of(s.optimizer.preset, name, shape)
+    }
+    if found == expected:
         return []
+    wanted = sorted({name.rpartition("/")[2] for name in expected} - {"step"})
     parts = sorted({name.rpartition("/")[2] for name in found} - {"step"})
     return [
         f"its optimizer's state ({', '.join(parts) or 'none'}) does not fit optimizer.preset="
-        f"{s.optimizer.preset}, which keeps {', '.join(moments)} for every weight: choose a preset of the same family"
+        f"{s.optimizer.preset}, which keeps {', '.join(wanted)}: choose a preset of the same family"
     ]

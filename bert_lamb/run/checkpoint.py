@@ -134,7 +134,8 @@ def load_checkpoint(path: Path, bert: BertForPreTraining, optimizer: torch.optim
 def restart_bias_correction(optimizer: torch.optim.Optimizer) -> None:
     """Zeroes every tensor's step and keeps its moments (the hand-over `keep_reset_step`)."""
     for state in optimizer.state.values():
-        state["step"].zero_()
+        if "step" in state:  # Muon corrects nothing, and counts none
+            state["step"].zero_()
 
 
 def trained_parameters(bert: BertForPreTraining) -> Sequence[torch.nn.Parameter]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from bert_lamb.batch import Denominators, LossSums, PackedBatch
 from bert_lamb.errors import UserError
 from bert_lamb.jsonfiles import clean_lines, read_lines
-from bert_lamb.optim import Layerwise
+from bert_lamb.optim import RunOptimizer
 from bert_lamb.parallel import Single
 from bert_lamb.run.eta import TimeLeft
 from bert_lamb.run.folder import RunFolder
@@ -126,7 +126,7 @@ class MetricsLog:
             self._file = path.open("a")
 
     def step(
-        self, progress: Progress, counts: Denominators, totals: StepTotals, optimizer: Layerwise, seconds: float,
+        self, progress: Progress, counts: Denominators, totals: StepTotals, optimizer: RunOptimizer, seconds: float,
         heldout: dict[str, float],
     ) -> None:  # fmt: skip
         """Takes a finished step and writes its line, if due."""
@@ -164,7 +164,7 @@ class MetricsLog:
         if self._peak_tflops is not None:
             line["mfu"] = line["tflops"] / self._peak_tflops
         line["peak_memory_gib"] = round(peak_memory(self._strategy.device) / 2**30, 3)
-        if self._due(progress.step, self._run.trust_ratios_every):
+        if optimizer.trust_ratios and self._due(progress.step, self._run.trust_ratios_every):
             ratios = torch.stack(list(optimizer.trust_ratios.values())).tolist()
             line["trust_ratios"] = dict(zip(self._names, (round(r, 6) for r in ratios), strict=True))
         self._write(line | heldout)
@@ -198,7 +198,7 @@ class MetricsLog:
             f"MFU {100 * line['mfu']:.1f}%  " if "mfu" in line else "", left,
         )  # fmt: skip
 
-    def _skipped(self, progress: Progress, optimizer: Layerwise) -> None:
+    def _skipped(self, progress: Progress, optimizer: RunOptimizer) -> None:
         """Tells of a step without a finite gradient."""
         self._folder.event_once(
             "skipped", phase=progress.phase, step=progress.step, rollbacks=progress.rollbacks,

@@ -10,7 +10,7 @@ from bert_lamb.settings.schema import PhaseSettings, Settings
 CHOICES = {
     "data.source": ("sample", "text", "wikipedia_dump", "hf"),
     "data.txt_document": ("file", "blank_line"),
-    "optimizer.preset": ("paper", "google", "apex", "nvlamb", "nlamb", "nnlamb", "lans", "adamw", "lars"),
+    "optimizer.preset": ("paper", "google", "apex", "nvlamb", "nlamb", "nnlamb", "lans", "adamw", "lars", "muon"),
     "optimizer.bias_correction": (None, "none", "moments", "learning_rate"),
     "optimizer.norm": (None, 1, 2, float("inf")),
     "handover.schedule": ("rewarm", "continue"),
@@ -182,7 +182,7 @@ def without_effect(preset: str) -> tuple[str, ...]:
     """Settings of the optimizer that this preset's formula does not hold."""
     if preset == "lars":
         return ("beta2", "eps", "bias_correction", "grad_averaging")
-    return ("norm", "phi_bounds", "ratio_bounds") if preset == "adamw" else ()
+    return ("norm", "phi_bounds", "ratio_bounds") if preset in ("adamw", "muon") else ()
 
 
 def _data(s: Settings) -> Iterator[str]:

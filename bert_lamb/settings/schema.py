@@ -92,8 +92,8 @@ class MaskingSettings:
 class OptimizerSettings:
     """LAMB and its baselines; null means the preset's own value (bert_lamb.optim.PRESETS)."""
 
-    preset: str = MISSING  # paper | google | apex | nvlamb | nlamb | nnlamb | lans | adamw | lars
-    beta1: float | None = None  # decay of the first moment, per step
+    preset: str = MISSING  # paper | google | apex | nvlamb | nlamb | nnlamb | lans | adamw | lars | muon
+    beta1: float | None = None  # decay of the first moment, per step; the momentum of lars and muon
     beta2: float | None = None  # of the second
     eps: float | None = None  # added to the root of the second moment
     weight_decay: float | None = None  # times the weights, added to the update before the trust ratio

@@ -15,7 +15,17 @@ from bert_lamb.files import write_json
 from bert_lamb.hardware import cache_by_processor
 from bert_lamb.machine import device_name, machine_record
 from bert_lamb.model import batch_flops, build_bert, pretraining_losses
-from bert_lamb.optim import LARS, PRESETS, Lamb, Lars, decay_groups, has_compiler
+from bert_lamb.optim import (
+    OFFERED,
+    PRESETS,
+    Lamb,
+    Lars,
+    MuonAdamW,
+    RunOptimizer,
+    decay_groups,
+    has_compiler,
+    hidden_matrices,
+)
 from bert_lamb.parallel import Single
 from bert_lamb.run import Dashboard, MetricsLog, Progress, RunFolder, how_computed, run_precision
 from bert_lamb.settings import OptimizerSettings, Settings
@@ -133,17 +143,21 @@ class Assembly:
         return "eager step" + (": no working C++ compiler" if wanted == "auto" else "")
 
 
-def make_optimizer(bert: torch.nn.Module, o: OptimizerSettings, compiled: bool) -> Lamb | Lars:
+def make_optimizer(bert: torch.nn.Module, o: OptimizerSettings, compiled: bool) -> RunOptimizer:
     """The preset, with the settings' own values where they are given. Not compiled: nothing of its step is either."""
     names = ("eps", "bias_correction", "grad_averaging", "max_grad_norm", "norm", "phi_bounds", "ratio_bounds")
     given: dict[str, Any] = {name: getattr(o, name) for name in names if getattr(o, name) is not None}
-    rule = (LARS if o.preset == "lars" else PRESETS[o.preset]).rule
+    rule = OFFERED[o.preset].rule
     weight_decay = rule.weight_decay if o.weight_decay is None else o.weight_decay
     groups = decay_groups(bert, weight_decay, bool(rule.adapt), o.no_decay, o.no_adapt)
     beta1, beta2 = (b if own is None else own for b, own in zip(rule.betas, (o.beta1, o.beta2), strict=True))
     if o.preset == "lars":
         return Lars(groups, lr=0.0, momentum=beta1, **given)
-    return Lamb(groups, lr=0.0, preset=o.preset, betas=(beta1, beta2), fused=None if compiled else False, **given)
+    fused = None if compiled else False
+    if o.preset == "muon":
+        betas = (PRESETS["adamw"].rule.betas[0], beta2)
+        return MuonAdamW(groups, hidden_matrices(bert), 0.0, momentum=beta1, betas=betas, fused=fused, **given)
+    return Lamb(groups, lr=0.0, preset=o.preset, betas=(beta1, beta2), fused=fused, **given)
 
 
 def should_compile(wanted: str, device: torch.device) -> bool:

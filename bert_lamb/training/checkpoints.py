@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import BertForPreTraining, PreTrainedTokenizerBase
 
-from bert_lamb.optim import Layerwise
+from bert_lamb.optim import RunOptimizer
 from bert_lamb.parallel import Single
 from bert_lamb.run import (
     CheckpointError,
@@ -49,7 +49,7 @@ class PhaseCheckpoints:
         folder: RunFolder,
         strategy: Single,
         bert: BertForPreTraining,
-        optimizer: Layerwise,
+        optimizer: RunOptimizer,
         phase_number: int,
         how: dict[str, Any],
         tokenizer: PreTrainedTokenizerBase,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tools import composed
 
-from bert_lamb.optim import LARS, PRESETS, Lamb, Lars, Rule
+from bert_lamb.optim import OFFERED, Lamb, Lars, MuonAdamW, Rule
 from bert_lamb.plan import _shown
 from bert_lamb.settings import SettingsError, conf_dir
 from bert_lamb.training.assembly import make_optimizer
@@ -15,7 +15,7 @@ from bert_lamb.training.assembly import make_optimizer
 FILES = {path.stem for path in (Path(conf_dir()) / "optimizer").glob("[!_]*.yaml")}
 PRESET_OF = {
     "lamb": "paper", "lamb_google": "google", "lamb_apex": "apex", "lamb_nvlamb": "nvlamb", "nlamb": "nlamb",
-    "nnlamb": "nnlamb", "lans": "lans", "adamw": "adamw", "lars": "lars",
+    "nnlamb": "nnlamb", "lans": "lans", "adamw": "adamw", "lars": "lars", "muon": "muon",
 }  # fmt: skip
 
 
@@ -24,6 +24,7 @@ class Body(torch.nn.Module):
         super().__init__()
         self.dense = torch.nn.Linear(2, 3)
         self.LayerNorm = torch.nn.LayerNorm(3)
+        self.encoder = torch.nn.ModuleDict({"layer": torch.nn.ModuleDict({"0": torch.nn.Linear(3, 3)})})
 
 
 def made(*overrides: str) -> tuple[Body, Any]:
@@ -33,18 +34,23 @@ def made(*overrides: str) -> tuple[Body, Any]:
 
 def test_every_preset_has_its_file() -> None:
     assert PRESET_OF.keys() == FILES
-    assert set(PRESET_OF.values()) == {*PRESETS, "lars"}
+    assert set(PRESET_OF.values()) == {*OFFERED}
 
 
 @pytest.mark.parametrize("file", sorted(PRESET_OF))
 def test_a_file_makes_what_it_names(file: str) -> None:
     body, optimizer = made(f"optimizer={file}")
-    preset = LARS if file == "lars" else PRESETS[PRESET_OF[file]]
-    assert isinstance(optimizer, Lars if file == "lars" else Lamb)
+    preset = OFFERED[PRESET_OF[file]]
+    assert isinstance(optimizer, {"lars": Lars, "muon": MuonAdamW}.get(file, Lamb))
     assert optimizer.max_grad_norm == preset.max_grad_norm
     of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     kernel, bias, norm = (of[id(p)] for p in (body.dense.weight, body.dense.bias, body.LayerNorm.weight))
     assert (kernel["weight_decay"], bias["weight_decay"], norm["weight_decay"]) == (preset.rule.weight_decay, 0, 0)
+    if file == "muon":
+        matrix = of[id(body.encoder["layer"]["0"].weight)]
+        assert (matrix["momentum"], matrix["weight_decay"]) == (preset.rule.betas[0], preset.rule.weight_decay)
+        assert Rule.of(kernel).betas == (0.9, preset.rule.betas[1])
+        return
     assert Rule.of(kernel).adapts == (file != "adamw")
     assert Rule.of(norm).adapts == (file == "lamb_nvlamb")
     if file == "lars":
@@ -83,6 +89,7 @@ def test_settings_override_the_preset() -> None:
             "learning_rate does not work with optimizer.preset=lans",
         ),
         (["optimizer=lars", "optimizer.eps=1e-6"], "optimizer.eps=1e-06 has no effect with optimizer.preset=lars"),
+        (["optimizer=muon", "optimizer.norm=1"], "optimizer.norm=1.0 has no effect with optimizer.preset=muon"),
         (["optimizer=adamw", "optimizer.norm=1"], "optimizer.norm=1.0 has no effect with optimizer.preset=adamw"),
         (["optimizer.max_grad_norm=0"], "optimizer.max_grad_norm=0.0: must be above 0"),
     ],

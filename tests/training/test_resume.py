@@ -57,6 +57,20 @@ def test_one_process(place: Path, moments: str) -> None:
         assert_same_bits(cut, uncut)
 
 
+def test_muon_keeps_two_kinds_of_state(place: Path) -> None:
+    """Momentum of matrices beside AdamW's moments; the hand-over zeroes the steps of those that count them."""
+    given = ("optimizer=muon", "phase1.peak_lr=0.003", "handover.moments=keep_reset_step", "run.trust_ratios_every=1")
+    uncut, cut = (fresh(place, f"muon-{name}", *given) for name in ("uncut", "cut"))
+    pretrain(uncut)
+    for steps in (2, STEPS[1] - 1):
+        pretrain_for(cut, steps)
+    pretrain(cut)
+    assert_same_bits(cut, uncut)
+    state = load_file(uncut.weights() / "optimizer.safetensors")
+    assert {key.rpartition("/")[2] for key in state} == {"momentum_buffer", "exp_avg", "exp_avg_sq", "step"}
+    assert not any("trust_ratios" in line for line in map(json.loads, uncut.metrics_file(2).read_text().splitlines()))
+
+
 def test_what_repeats_to_the_bit() -> None:
     """A CPU always, a GPU where asked; torch's compiler too, whose own setting is read before ours could be."""
 
