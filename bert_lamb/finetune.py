@@ -32,8 +32,9 @@ def finetune(s: Settings) -> None:
             return
         if "pretrained" in waiting:
             verify_checkpoint(folder.weights())  # before anything is spent on another arm
+        stop = StopRequest()  # from here on: reading the questions takes its time
         precision = machine_precision(s, folder, run_device(s.hardware)).name
-        squad, stop = load_squad(s, folder), StopRequest()
+        squad = load_squad(s, folder)
         for arm in waiting:
             run_arm(s, folder, arm, arm_folder(s, folder, arm), squad, precision, stop)
 

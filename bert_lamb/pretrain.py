@@ -13,7 +13,7 @@ from bert_lamb.errors import EXIT_STOPPED
 from bert_lamb.files import write_json
 from bert_lamb.hardware import wait_passively_if_busy
 from bert_lamb.optim import set_lr
-from bert_lamb.parallel import device_count, is_rank, open_strategy, run_device, run_rank, start_ranks
+from bert_lamb.parallel import device_count, held_by_rank, is_rank, open_strategy, run_device, run_rank, start_ranks
 from bert_lamb.planning.cost import budget, budget_text, vocabulary_size
 from bert_lamb.planning.preflight import memory_warnings, preflight_problems, unused_devices
 from bert_lamb.planning.rates import measured_rates
@@ -37,10 +37,11 @@ def main(s: Settings) -> None:
         if folder.phase_result(2):
             log.info("pretraining is done already: %s", folder.path)
             return
+        stop = StopRequest()  # from here on: measuring, meeting and building take their time
         devices = tell_plan(s, folder)
-        if devices == 1:
+        if not stop and devices == 1:
             pretrain(folder)
-        elif code := start_ranks("bert_lamb.pretrain", folder.path, devices, lock):
+        elif not stop and (code := start_ranks("bert_lamb.pretrain", folder.path, devices, lock)):
             sys.exit(code)
         if not folder.phase_result(2):
             log.info("stopped as asked; the same command goes on from the last checkpoint")
@@ -64,8 +65,8 @@ def tell_plan(s: Settings, folder: RunFolder) -> int:
 @explain_memory
 def pretrain(folder: RunFolder) -> None:
     """Every rank's program: both phases, step by step, from settings.yaml to result.json."""
-    s = folder.settings()
-    strategy, stop = open_strategy(s.hardware, folder.stacks), StopRequest()
+    s, stop = folder.settings(), StopRequest()
+    strategy = open_strategy(s.hardware, folder.stacks)
     run = Assembly(s, folder, strategy)
     origin = folder.origin()  # phases before that of another run's checkpoint are not this run's to do
     left = [n for n in (1, 2) if n >= (origin.phase if origin else 1) and not folder.phase_result(n)]
@@ -104,9 +105,15 @@ def pretrain(folder: RunFolder) -> None:
     run.close()
 
 
+def rank(folder: RunFolder) -> None:
+    """A rank's whole program, whoever launched it."""
+    with held_by_rank(folder.path):
+        pretrain(folder)
+
+
 if __name__ == "__main__":
     if is_rank():
-        run_rank(lambda: pretrain(RunFolder(Path(sys.argv[1]))))
+        run_rank(lambda: rank(RunFolder(Path(sys.argv[1]))))
     else:
         wait_passively_if_busy()
         main()

@@ -24,9 +24,8 @@ class Mutant(NamedTuple):
     tests: tuple[str, ...]  # below tests/, as pytest names them
 
 
-def planted(mutant: Mutant) -> str:
-    """The file's text with the mistake. Raises ValueError where the right text is gone or stands twice."""
-    text = (ROOT / mutant.file).read_text()
+def planted(mutant: Mutant, text: str) -> str:
+    """The text of the mutant's file with the mistake. ValueError where the right text is gone or stands twice."""
     if text.count(mutant.right) != 1:
         raise ValueError(f"{mutant.file} holds {mutant.right!r} {text.count(mutant.right)} times: change the table")
     return text.replace(mutant.right, mutant.wrong)
@@ -50,8 +49,10 @@ def turns_red(
     copy: Path, tests: Sequence[str], mutant: Mutant | None = None, environment: Mapping[str, str] = os.environ
 ) -> bool:
     """Whether these tests fail in the copy with this mistake, or with none. RuntimeError where they do not run."""
-    if mutant is not None:
-        (copy / mutant.file).write_text(planted(mutant))
+    file = copy / mutant.file if mutant is not None else None
+    text = file.read_text() if file is not None else ""
+    if file is not None and mutant is not None:
+        file.write_text(planted(mutant, text))
     path = os.pathsep.join(filter(None, [str(copy), environment.get("PYTHONPATH")]))
     try:
         done = subprocess.run(
@@ -61,8 +62,8 @@ def turns_red(
             capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
     finally:
-        if mutant is not None:
-            shutil.copy(ROOT / mutant.file, copy / mutant.file)
+        if file is not None:
+            file.write_text(text)
     if done.returncode not in (0, 1):  # of pytest: all passed; some failed
         raise RuntimeError(f"the tests did not run:\n{done.stdout}{done.stderr}")
     return done.returncode == 1

@@ -14,13 +14,14 @@ POLICY = "OMP_WAIT_POLICY"  # OpenMP's own: every runtime reads it, once, when i
 CHOSEN_BY_USER = (POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 LOOK_S = 0.3  # seconds that this process looks on
 BUSY_CORES = 0.5  # taken by others, from which on the machine counts as busy; ours
+IDLE = 10  # percent of a core: what the system itself does on each of many cores makes no machine busy
 
 
 def taken_by_others() -> float:
     """Cores' worth of work of other programs just now, on the cores that this process may use."""
     busy = psutil.cpu_percent(LOOK_S, percpu=True)
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(busy))
-    return sum(share for core, share in enumerate(busy) if core in mine) / 100
+    return sum(share for core, share in enumerate(busy) if core in mine and share > IDLE) / 100
 
 
 def wait_passively_if_busy() -> None:

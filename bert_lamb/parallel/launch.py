@@ -17,7 +17,7 @@ from torch.distributed import TCPStore
 
 from bert_lamb.errors import EXIT_FAILED, EXIT_STOPPED
 from bert_lamb.parallel.rank import COMMAND_PIPE, claim_telling
-from bert_lamb.signals import StopRequest
+from bert_lamb.signals import StopRequest, held_back
 
 LOOK_S = 0.2  # seconds between two looks at the processes
 OTHERS_S = 10.0  # that the other ranks have to end by themselves once one has failed
@@ -41,19 +41,19 @@ def start_ranks(module: str, folder: Path, ranks: int, keep: Sequence[int] = ())
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(_threads_each(ranks))),
         COMMAND_PIPE: str(reading),
     }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", module, str(folder)],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            pass_fds=(reading, *keep),
-            start_new_session=True,  # Ctrl-C comes here alone, and goes on to them once
-        )
-        for rank in range(ranks)
-    ]
-    os.close(reading)
-
-    StopRanks(processes)
+    stop = StopRanks()
+    processes = stop.processes
     try:
+        with held_back():
+            for rank in range(ranks):
+                process = subprocess.Popen(
+                    [sys.executable, "-m", module, str(folder)],
+                    env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    pass_fds=(reading, *keep),
+                    start_new_session=True,  # Ctrl-C and Ctrl-Z come here alone, and go on to them once
+                )
+                stop.add(process)
+        os.close(reading)
         failed = _first_failure(processes)
         if failed is None:
             return EXIT_STOPPED if any(p.returncode == EXIT_STOPPED for p in processes) else 0
@@ -68,16 +68,31 @@ def start_ranks(module: str, folder: Path, ranks: int, keep: Sequence[int] = ())
 
 class StopRanks(StopRequest):
     """Asked to stop, the ranks are asked too. Asked again some seconds later the command ends, and they with it, even
-    one that waits for a hung one and runs no handler."""
+    one that waits for a hung one and runs no handler. Suspended by Ctrl-Z, it suspends them, until it goes on."""
 
-    def __init__(self, processes: Sequence[subprocess.Popen]) -> None:
-        self._processes = processes
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen] = []
         super().__init__()
+        signal.signal(signal.SIGTSTP, self._suspend)
+
+    def add(self, process: subprocess.Popen) -> None:
+        """One more rank; it is told what the others were told before it was there."""
+        self.processes.append(process)
+        if self.received is not None:
+            process.send_signal(self.received)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        for process in self._processes:
-            process.send_signal(number)
+        self._send(number)
         super()._receive(number, frame)
+
+    def _suspend(self, _number: int, _frame: FrameType | None) -> None:
+        self._send(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)  # here it stands until SIGCONT, which the shell's fg and bg send
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: int) -> None:
+        for process in self.processes:
+            process.send_signal(number)
 
 
 def _first_failure(processes: Sequence[subprocess.Popen]) -> int | None:
@@ -103,7 +118,7 @@ def _failed(processes: Sequence[subprocess.Popen]) -> int | None:
 def _tell(rank: int, process: subprocess.Popen, ranks: int, store: TCPStore) -> int:
     code = process.returncode
     if claim_telling(store):
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code} and no message"
+        how = f"was killed by {_name(-code)}" if code < 0 else f"ended with code {code} and no message"
         memory = "; the system kills so when memory runs out (see dmesg)" if code == -signal.SIGKILL else ""
         print(
             f"error: rank {rank} of {ranks} (process {process.pid}) {how}{memory}. The others were ended; the same "
@@ -111,6 +126,11 @@ def _tell(rank: int, process: subprocess.Popen, ranks: int, store: TCPStore) -> 
             file=sys.stderr,
         )
     return code if code > 0 else EXIT_FAILED
+
+
+def _name(number: int) -> str:
+    """ "SIGKILL"; signals of real time have no name."""
+    return signal.Signals(number).name if number in [*signal.Signals] else f"signal {number}"
 
 
 def _threads_each(ranks: int) -> int:

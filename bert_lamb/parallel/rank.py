@@ -9,15 +9,19 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 from torch.distributed import Store, TCPStore
 
 from bert_lamb.errors import EXIT_FAILED, EXIT_USAGE, UserError, message_for_people
+from bert_lamb.locks import sole_use
+from bert_lamb.signals import StopRequest
 
 COMMAND_PIPE = "BERT_LAMB_COMMAND_PIPE"  # the descriptor whose other end only the command holds
-TOLD = "bert_lamb/told"  # key of the store: how many came to tell of a failure
+TOLD = "told"  # how many ranks came to tell of a failure
 STORE_S = 30  # seconds that the store may take to answer
 LOST_S = 5.0  # that a rank waits which only lost another one: that one, or the command, knows more
 DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux' prctl
@@ -34,6 +38,7 @@ def is_rank() -> bool:
 
 def run_rank(program: Callable[[], None]) -> None:
     """The whole life of a rank's process. A failure is told once, by whichever rank comes first; all exit alike."""
+    StopRequest()  # first, since signals may have come before this process had a handler
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     _die_with_command()
     try:
@@ -64,9 +69,24 @@ def meeting_store() -> TCPStore:
     return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=STORE_S))
 
 
+def store_key(name: str) -> str:
+    """A key of this start of the ranks: torchrun's store outlives a restart."""
+    return f"bert_lamb/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}"
+
+
 def claim_telling(store: Store) -> bool:
     """Whether nobody has told of a failure yet; from now on somebody has."""
-    return store.add(TOLD, 1) == 1
+    return store.add(store_key(TOLD), 1) == 1
+
+
+@contextmanager
+def held_by_rank(folder: Path) -> Iterator[None]:
+    """Rank 0 keeps the folder to this run where another launcher started it; our command holds it already."""
+    if COMMAND_PIPE in os.environ or os.environ["RANK"] != "0":
+        yield
+    else:
+        with sole_use(folder, "end it first, or choose another run.name"):
+            yield
 
 
 def _may_tell() -> bool:

@@ -18,16 +18,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from torch.distributed import TCPStore
 
 from bert_lamb.errors import EXIT_FAILED
 from bert_lamb.jsonfiles import parse_json
-from bert_lamb.parallel.rank import LostRankError, claim_telling, leave, meeting_store
+from bert_lamb.parallel.rank import LostRankError, claim_telling, leave, meeting_store, store_key
 
 MOST_LOOK_S = 5.0  # seconds between two looks of the thread, at most
 LOOKS = 20  # in hardware.timeout_s, at least
 DUMP_LOOKS = 3  # that the ranks get to write down their stacks, and the process then gets to end by itself
-DUMP = "bert_lamb/dump"  # key of the store: every rank that sees it writes down its stacks
+DUMP = "dump"  # key of the store: every rank that sees it writes down its stacks
+OWN_FAULTS = (torch.OutOfMemoryError, torch.AcceleratorError)  # no sign of another rank's end
 PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -38,8 +40,10 @@ class Watch:
         self._rank, self._ranks, self._timeout_s, self._stacks = rank, ranks, timeout_s, stacks
         self._look_s = min(MOST_LOOK_S, timeout_s / LOOKS)
         self._begun = 0  # exchanges
-        self._waiting: tuple[str, float] | None = None  # for which exchange, since when
+        self._waiting: tuple[str, int] | None = None  # in which exchange, and its number
+        self._looked_at: tuple[str, int] | None = None  # the same at the last look
         self._looks = 0
+        self._waited_s, self._last_look_s = 0.0, time.monotonic()  # in the exchange at hand, up to the last look
         self._ended = threading.Event()
         self._main = threading.main_thread().ident
         self._thread = threading.Thread(target=self._run, args=(meeting_store(),), name="watch", daemon=True)
@@ -49,10 +53,12 @@ class Watch:
     def exchange(self, what: str) -> Iterator[None]:
         """One exchange that every rank takes part in; LostRankError where it breaks off."""
         self._begun += 1
-        self._waiting = what, time.monotonic()
+        self._waiting = what, self._begun
         try:
             yield
         except RuntimeError as error:
+            if isinstance(error, OWN_FAULTS) or "CUDA error" in str(error):
+                raise
             raise LostRankError(
                 f"rank {self._rank} of {self._ranks} on {socket.gethostname()} lost another rank in {what} "
                 f"({str(error).splitlines()[0]}): see the output of the other ranks"
@@ -66,31 +72,47 @@ class Watch:
 
     def _run(self, store: TCPStore) -> None:
         try:
+            store.set(_key(self._rank), json.dumps(self._place()))
             while not self._ended.wait(self._look_s):
                 self._looks += 1
                 store.set(_key(self._rank), json.dumps(self._place()))
-                if store.check([DUMP]):
+                if store.check([store_key(DUMP)]):
                     return self._end()
                 waiting = self._waiting
-                if waiting and time.monotonic() - waiting[1] > self._timeout_s:
-                    self._hung(store, waiting[0])
+                if waiting and self._has_waited_s(waiting) > self._timeout_s:
+                    self._hung(store, *waiting)
         except RuntimeError:
             return  # the store is gone with whoever served it, and that one's end is told elsewhere
 
-    def _hung(self, store: TCPStore, what: str) -> None:
+    def _has_waited_s(self, waiting: tuple[str, int]) -> float:
+        """Seconds in this exchange, by looks: a process that was suspended has not waited meanwhile."""
+        now_s = time.monotonic()
+        passed_s = min(now_s - self._last_look_s, 2 * self._look_s)
+        self._waited_s = self._waited_s + passed_s if waiting == self._looked_at else 0.0
+        self._looked_at, self._last_look_s = waiting, now_s
+        return self._waited_s
+
+    def _hung(self, store: TCPStore, what: str, begun: int) -> None:
         """Names who is missing. The others are asked for their stacks first."""
         if not claim_telling(store):
             return
-        before = [_read(store, rank) for rank in range(self._ranks)]
-        store.set(DUMP, "1")
-        self._dump()
-        time.sleep(DUMP_LOOKS * self._look_s)
-        after = [_read(store, rank) for rank in range(self._ranks)]
-        print(f"error: {self._message(what, before, after)}", file=sys.stderr)
+        before: list[dict[str, Any]] = [{}] * self._ranks
+        after = before
+        try:
+            before = after = [_read(store, rank) for rank in range(self._ranks)]
+            for old in self._stacks.glob("rank-*.txt"):  # of an earlier time
+                old.unlink(missing_ok=True)
+            store.set(store_key(DUMP), "1")
+            self._dump()
+            time.sleep(DUMP_LOOKS * self._look_s)
+            after = [_read(store, rank) for rank in range(self._ranks)]
+        except (RuntimeError, OSError):
+            pass  # the store is gone, or the disk: what is known already is told, since nobody else will
+        print(f"error: {self._message(what, begun, before, after)}", file=sys.stderr)
         leave(EXIT_FAILED)
 
-    def _message(self, what: str, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> str:
-        behind = [rank for rank, place in enumerate(before) if place.get("begun", 0) < self._begun]
+    def _message(self, what: str, begun: int, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> str:
+        behind = [rank for rank, place in enumerate(before) if place.get("begun", 0) < begun]
         names = [
             f"rank {rank} of {self._ranks} ({_where(before[rank])}"
             + ("; its process does not answer)" if after[rank].get("looks") == before[rank].get("looks") else ")")
@@ -151,4 +173,4 @@ def _read(store: TCPStore, rank: int) -> dict[str, Any]:
 
 
 def _key(rank: int) -> str:
-    return f"bert_lamb/place/{rank}"
+    return store_key(f"place/{rank}")

@@ -3,6 +3,7 @@
 Random tokens in sequences of full length, forward and backward, not compiled: a run that compiles is somewhat faster.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from bert_lamb.jsonfiles import object_or_aside
 from bert_lamb.machine import device_name
 from bert_lamb.model import build_bert, pretraining_losses, training_flops
 from bert_lamb.settings import Settings, recipe_hash
+
+log = logging.getLogger(__name__)
 
 Rates = dict[int, tuple[float, str]]  # of phases 1 and 2: model TFLOP/s of a device, and where the number comes from
 MOST_LAYERS = 2  # of a deep model: layers are alike, so that two tell its rate in a tenth of the time
@@ -49,11 +52,18 @@ def measured_rates(
         return {number: (known[key], WORDS) for number, key in keys.items()}
     others = taken_by_others() if device.type == "cpu" else 0.0
     shared_by = devices if device.type == "cpu" else 1  # a CPU's cores are shared out
-    found = {
-        key: device_tflops(s, number, device, precision, vocab_size) / shared_by
-        for number, key in keys.items()
-        if key not in known
-    }
+    try:
+        found = {
+            key: device_tflops(s, number, device, precision, vocab_size) / shared_by
+            for number, key in keys.items()
+            if key not in known
+        }
+    except torch.OutOfMemoryError:
+        log.warning("the plan's rates could not be measured: the device is out of memory; the assumed ones are used")
+        return {}
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # the ranks need it
     busy = others >= BUSY_CORES
     if kept and not busy:  # else it is of no use to a later start
         write_json(kept, known | found)

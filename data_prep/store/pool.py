@@ -15,6 +15,7 @@ from typing import Any
 from bert_lamb.data.vocabulary import make_tokenizer, read_vocabulary
 from bert_lamb.errors import UserError
 from bert_lamb.settings import DataSettings
+from bert_lamb.signals import STOP_SIGNALS
 from data_prep.reading.slices import Slice, payloads
 from data_prep.shards.encoder import Encoder
 from data_prep.shards.folder import StoreFolder
@@ -98,7 +99,7 @@ _worker: Work
 
 def _start_worker(maker: Maker, folder: StoreFolder, data: DataSettings, threads: int) -> None:
     global _worker
-    for stop in (signal.SIGINT, signal.SIGTERM):
+    for stop in STOP_SIGNALS:
         signal.signal(stop, signal.SIG_IGN)  # the parent's to handle
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"

@@ -16,7 +16,7 @@ from tools import ROOT, environment, losses_of, make_store, tiny_overrides
 
 from bert_lamb.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE
 from bert_lamb.run import list_checkpoints
-from bert_lamb.signals import SAME_REQUEST_S
+from bert_lamb.signals import SAME_REQUEST_S, held_back
 
 LONG_S = 120  # until a test gives up
 TWO = ("hardware.devices=2", "hardware.strategy=ddp")
@@ -117,6 +117,52 @@ def test_a_request_to_stop_saves(store, start, number, devices):
     assert newest.name == f"step-{steps:06d}"
 
 
+@pytest.mark.parametrize("devices", [(), TWO], ids=["one", "two"])
+def test_a_request_before_the_first_step_is_one_too(store, devices):
+    """While the plan is measured; and while the ranks start, whose interpreters have no handler yet."""
+    name = f"early-{len(devices)}"
+    process = subprocess.Popen(
+        command(store, name, *devices, *ENDLESS), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    began = store / "runs" / name / "settings.yaml"
+    wait_for(lambda: psutil.Process(process.pid).children() if devices else began.is_file())
+    process.terminate()
+    _, stderr = process.communicate(timeout=LONG_S)
+    assert process.returncode == EXIT_STOPPED, stderr
+    assert "stopped as asked" in stderr
+    assert "error" not in stderr
+
+
+def test_suspended_and_continued_with_all_its_ranks(store, start):
+    """For longer than a rank may be waited for, which is no time that anyone has waited."""
+    process, ranks = start("suspended", *TWO, *ENDLESS, "hardware.timeout_s=2")
+    process.send_signal(signal.SIGTSTP)
+    everyone = [psutil.Process(process.pid), *ranks]
+    wait_for(lambda: all(p.status() == psutil.STATUS_STOPPED for p in everyone), 10)
+    time.sleep(3)
+    metrics = store / "runs" / "suspended" / "phase1" / "metrics.jsonl"
+    before = metrics.stat().st_size
+    process.send_signal(signal.SIGCONT)
+    wait_for(lambda: metrics.stat().st_size > before)
+    time.sleep(1)
+    process.terminate()
+    assert process.wait(LONG_S) == EXIT_STOPPED
+
+
+def test_a_rank_that_cannot_be_started_takes_the_others_along(tmp_path):
+    program = (
+        "import subprocess, sys; from pathlib import Path; from bert_lamb.parallel import launch\n"
+        "real = subprocess.Popen\n"
+        "def popen(*arguments, env, **more):\n"
+        "    if env['RANK'] == '1': raise OSError(11, 'Resource temporarily unavailable')\n"
+        "    process = real(['sleep', '1000'], env=env, **more); print(process.pid, flush=True); return process\n"
+        "launch.subprocess.Popen = popen; launch.start_ranks('none', Path(sys.argv[1]), 2)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], env=environment(), capture_output=True, text=True)
+    assert "Resource temporarily unavailable" in done.stderr
+    assert not psutil.pid_exists(int(done.stdout))
+
+
 SLEEPER = """
 import signal, sys, time
 from bert_lamb import signals
@@ -135,6 +181,24 @@ def sleeper(kind: str) -> subprocess.Popen:
     process = subprocess.Popen([sys.executable, "-c", SLEEPER, kind], env=environment(), stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
     return process
+
+
+LATE = """
+import time
+time.sleep(0.5)
+from bert_lamb.signals import StopRequest
+first = StopRequest()
+second = StopRequest()
+print(bool(first), bool(second))
+"""
+
+
+def test_a_signal_before_there_is_a_handler_is_received_then():
+    with held_back():
+        process = subprocess.Popen([sys.executable, "-c", LATE], env=environment(), stdout=subprocess.PIPE, text=True)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=LONG_S)[0] == "True True\n"
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGTERM}
 
 
 def test_a_second_request_ends_at_once_with_the_same_code():

@@ -40,6 +40,17 @@ def test_an_idle_machine_lets_threads_spin(started, monkeypatch):
     assert waiting.POLICY not in os.environ
 
 
+def test_what_the_system_does_on_many_cores_is_no_program(started, monkeypatch):
+    cores(monkeypatch, *[0.05] * 128)
+    waiting.wait_passively_if_busy()
+    assert not started
+    monkeypatch.setenv(waiting.POLICY, "")  # so that it is put back at the end
+    monkeypatch.delenv(waiting.POLICY)
+    cores(monkeypatch, *[0.05] * 127, 1.0)
+    waiting.wait_passively_if_busy()
+    assert started
+
+
 def test_a_busy_machine_starts_the_same_command_with_passive_waiting(started, monkeypatch, capsys):
     cores(monkeypatch, 0.9, 0.4)
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "bert_lamb.pretrain", "seed=1"])

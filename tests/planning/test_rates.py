@@ -89,6 +89,15 @@ def test_what_was_measured_beside_other_programs_is_said_and_not_kept(
     assert kept.exists()
 
 
+def test_a_device_that_is_full_is_planned_for_by_assumption(place, monkeypatch, caplog):
+    def full(*_: object) -> float:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(rates, "device_tflops", full)
+    assert rates.measured_rates(tiny(place), 1, torch.device("cpu"), "fp32", 120, None) == {}
+    assert "could not be measured" in caplog.text
+
+
 def test_another_machine_is_not_measured_here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rates, "device_tflops", lambda *_: pytest.fail("measured"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
