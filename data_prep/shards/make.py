@@ -46,9 +46,10 @@ class ShardRecord:
     left_out: dict[str, int] = field(default_factory=dict)  # by a rule, no part of `records`
     squad_documents: int = 0  # that hold a paragraph of the SQuAD file, left out or not
     squad_paragraphs: list[int] = field(default_factory=list)  # that they hold, by number
-    gap_templates: dict[str, int] = field(default_factory=dict)  # of a dump: unknown ones in sentences, most frequent
-    gap_sentences: int = 0  # that lack what such a template shows
+    gap_templates: dict[str, int] = field(default_factory=dict)  # of a dump: what left gaps in sentences, most frequent
+    gap_sentences: int = 0  # that lack what such a template or formula shows
     gap_paragraphs: int = 0
+    open_references: int = 0  # of a dump: that are never closed
     counts: dict[str, int] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # path: sha256, rows, tokens
     instances: dict[str, dict[str, list[dict[str, int]]]] = field(default_factory=dict)  # split: length: passes
@@ -134,6 +135,7 @@ def make_shard(
     record.squad_paragraphs = sorted(set(record.squad_paragraphs))
     record.rejects, record.left_out = rejects.counts(Reject), rejects.counts(LeftOut)
     record.gap_sentences, record.gap_paragraphs = gaps.sentences, gaps.paragraphs
+    record.open_references = gaps.open_references
     record.gap_templates = most_frequent(gaps.templates, KEPT_TEMPLATES)
     write_rejects(folder, part.number, rejects.samples)
     write_whole(folder.record_file(part.number), json.dumps(asdict(record)).encode())
