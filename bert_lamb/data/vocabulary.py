@@ -12,6 +12,8 @@ from bert_lamb.data.store import StoreError
 VOCABULARY = "vocab.txt"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4 in a vocabulary trained here
 CONTINUATION = "##"  # marks a piece that continues a word
+UNKNOWN = "[UNK]"
+LONGEST_WORD = 100  # characters; a longer word is [UNK], as in BERT
 
 
 def read_vocabulary(path: Path) -> list[str]:
@@ -48,7 +50,7 @@ def make_tokenizer(vocabulary: list[str], lower_case: bool) -> Tokenizer:
     """BERT's tokenizer. Text that spells "[SEP]" stays text: special tokens are put in by ids alone."""
     ids = {entry: i for i, entry in enumerate(vocabulary)}
     model = models.WordPiece(
-        ids, unk_token="[UNK]", max_input_chars_per_word=100, continuing_subword_prefix=CONTINUATION
+        ids, unk_token=UNKNOWN, max_input_chars_per_word=LONGEST_WORD, continuing_subword_prefix=CONTINUATION
     )
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = bert_normalizer(lower_case)

@@ -16,11 +16,13 @@ from data_prep.reading.slices import Plan
 from data_prep.shards.folder import StoreFolder
 from data_prep.shards.make import ShardRecord, about_file
 from data_prep.shards.tokenizer import Vocabulary
+from data_prep.store.findings import random_next_shares, warnings
 from data_prep.store.resume import libraries
 from data_prep.text.document import most_frequent
 from data_prep.text.squad_overlap import read_paragraphs
 from data_prep.world import world
 
+COUNTED = ("documents", "sentences", "tokens", "one_sentence_documents", "unknown_tokens")  # of each split
 NAMED_FILES = 3  # that a note lists
 NAMED_TEMPLATES = 30
 NAMED_SHARDS = 20  # shards that a note lists by number
@@ -45,11 +47,12 @@ def make_manifest(
     files[VOCABULARY] = about_file(folder.vocabulary_file, len(vocabulary.entries), 0)
     if data.source == "sample":
         files |= write_questions(folder, data)
-    counts = {name: totals[f"train_{name}"] for name in ("documents", "sentences", "tokens")}
-    counts |= {f"heldout_{name}": totals[f"heldout_{name}"] for name in ("documents", "sentences", "tokens")}
+    counts = {name: totals[f"train_{name}"] for name in COUNTED}
+    counts |= {f"heldout_{name}": totals[f"heldout_{name}"] for name in COUNTED}
     squad = {"squad": squad_overlap(data, records)} if data.squad else {}
     counts |= {"records": sum(r.records for r in records), "rejected": sum(rejects.values())}
-    return squad | {
+    instances = {split: add_up(split, records, data) for split in SPLITS}
+    manifest = squad | {
         "format_version": FORMAT_VERSION,
         "settings": settings,
         "sources": plan.sources,
@@ -61,9 +64,11 @@ def make_manifest(
         "left_out": dict(left_out),
         "unigram_entropy_nats": unigram_entropy(folder, files, len(vocabulary.entries)),
         "files": files,
-        "instances": {split: add_up(split, records, data) for split in SPLITS},
+        "instances": instances,
+        "random_next_share": random_next_shares(instances, records),
         "notes": notes(data, plan, vocabulary, records, counts) + squad_notes(data, squad) + gap_notes(records),
     }
+    return manifest | {"warnings": warnings(data, manifest, records)}
 
 
 def squad_overlap(data: DataSettings, records: list[ShardRecord]) -> dict[str, int]:

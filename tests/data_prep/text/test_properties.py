@@ -94,7 +94,7 @@ def encoder(finished: Path) -> Encoder:
 @given(text_)
 def test_ids_are_the_tokenizer_s(encoder: Encoder, text: str):
     split = list(sentences(clean(text), "en"))
-    expected = [encoder._tokenizer.encode(s, add_special_tokens=False).ids for s in split]
+    expected = [encoder.tokenizer.encode(s, add_special_tokens=False).ids for s in split]
     assert encoder.encode(split) == expected
 
 
