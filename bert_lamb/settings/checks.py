@@ -4,6 +4,7 @@ import codecs
 from collections.abc import Iterator
 
 from bert_lamb.errors import UserError
+from bert_lamb.settings.languages import language_problem
 from bert_lamb.settings.schema import PhaseSettings, Settings
 
 CHOICES = {
@@ -195,6 +196,8 @@ def _data(s: Settings) -> Iterator[str]:
             f"data.source={s.data.source} with data.dataset={s.data.dataset or 'null'}: data=hf needs data.dataset, "
             "the name of a dataset of the `datasets` library or a folder of save_to_disk; other sources do not use it"
         )
+    if problem := language_problem(s.data.language):
+        yield problem
     if not known_encoding(s.data.encoding):
         yield f"data.encoding={s.data.encoding}: Python knows no text encoding of this name; most files are utf-8"
     if s.data.sentences_per_document and s.data.source not in ("text", "hf"):

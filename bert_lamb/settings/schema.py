@@ -62,7 +62,7 @@ class DataSettings:
     articles: int = MISSING  # sample: encyclopedia-like documents
     books: int = MISSING  # sample: story-like documents
     shuffled: bool = MISSING  # sample: its words shuffled over the whole corpus, a control that teaches no meaning
-    language: str = MISSING  # ISO code for the sentence splitter
+    language: str = MISSING  # of the sentence splitter: a code as in ISO 639-1 and Wikipedia, no name
     vocab: str | None = MISSING  # a WordPiece vocab.txt; null: train one on this text
     vocab_size: int = MISSING  # entries to train; with `vocab` given it must be its size or 0
     lower_case: bool = MISSING  # fold case and strip accents, as BERT's uncased vocabularies expect
