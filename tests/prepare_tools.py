@@ -55,7 +55,8 @@ def data_settings(**given) -> DataSettings:
         "min_characters": 0, "languages": [], "squad": None, "leave_out_squad": False,
         "articles": 0, "books": 0,
         "shuffled": False, "language": "en", "vocab": None, "vocab_size": 200,
-        "lower_case": True, "seq_lens": [32, 64], "passes": 2, "short_share": 0.1, "heldout_share": 0.1,
+        "lower_case": True, "strip_accents": None, "seq_lens": [32, 64], "passes": 2,
+        "short_share": 0.1, "heldout_share": 0.1,
         "seed": 3,
         "shard_mib": 1, "max_reject_share": 0.05, "processes": 1, "part": None, "parts": 1,
     }  # fmt: skip

@@ -65,6 +65,8 @@ def _tokenizer(about: Any) -> Iterator[str]:
         yield "'tokenizer' has no SHA-256"
     if not isinstance(about.get("lower_case"), bool):
         yield f"'tokenizer' has lower_case {about.get('lower_case')!r}, not true or false"
+    if not isinstance(about.get("strip_accents", True), bool):
+        yield f"'tokenizer' has strip_accents {about.get('strip_accents')!r}, not true or false"
     if not isinstance(size, int) or not _is_count(size) or not 0 < size <= LARGEST_VOCABULARY:
         yield f"'tokenizer' has size {size!r}, not a number from 1 to {LARGEST_VOCABULARY}"
     elif not isinstance(ids, dict) or not all(_is_count(ids.get(token)) and ids[token] < size for token in SPECIAL):

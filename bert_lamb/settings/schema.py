@@ -65,7 +65,8 @@ class DataSettings:
     language: str = MISSING  # of the sentence splitter: a code as in ISO 639-1 and Wikipedia, no name
     vocab: str | None = MISSING  # a WordPiece vocab.txt; null: train one on this text
     vocab_size: int = MISSING  # entries to train; with `vocab` given it must be its size or 0
-    lower_case: bool = MISSING  # fold case and strip accents, as BERT's uncased vocabularies expect
+    lower_case: bool = MISSING  # fold case, as BERT's uncased vocabularies expect
+    strip_accents: bool | None = MISSING  # drop accents and other marks; null: as lower_case, as BERT
     seq_lens: list[int] = MISSING  # lengths to cut instances for, [CLS] and [SEP] included
     passes: int = MISSING  # times that pairs and cuts are drawn anew (BERT's duplication factor)
     short_share: float = MISSING  # share of documents cut to a random shorter length, drawn once a document and pass
