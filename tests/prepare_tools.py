@@ -49,7 +49,7 @@ def data_settings(**given) -> DataSettings:
     """Small settings; every test names what it needs otherwise."""
     values = {
         "name": "store", "root": "unused", "source": "text", "paths": [], "hub": None, "mix": {}, "text_field": "text",
-        "txt_document": "file", "encoding": "utf-8", "templates": None,
+        "txt_document": "file", "encoding": "utf-8", "templates": None, "gaps": "keep",
         "dataset": None, "subset": None, "split": "train",
          "sentences_per_document": 0, "deduplicate": False,
         "min_characters": 0, "languages": [], "squad": None, "leave_out_squad": False,

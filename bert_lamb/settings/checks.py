@@ -9,6 +9,7 @@ from bert_lamb.settings.schema import PhaseSettings, Settings
 
 CHOICES = {
     "data.source": ("sample", "text", "wikipedia_dump", "hf"),
+    "data.gaps": ("keep", "drop"),
     "data.txt_document": ("file", "blank_line"),
     "optimizer.preset": ("paper", "google", "apex", "nvlamb", "nlamb", "nnlamb", "lans", "adamw", "lars"),
     "optimizer.bias_correction": (None, "none", "moments", "learning_rate"),
@@ -198,6 +199,8 @@ def _data(s: Settings) -> Iterator[str]:
         )
     if problem := language_problem(s.data.language):
         yield problem
+    if s.data.gaps == "drop" and s.data.source != "wikipedia_dump":
+        yield f"data.gaps=drop works with data.source=wikipedia_dump, not with {s.data.source}: set it to keep"
     if not known_encoding(s.data.encoding):
         yield f"data.encoding={s.data.encoding}: Python knows no text encoding of this name; most files are utf-8"
     if s.data.sentences_per_document and s.data.source not in ("text", "hf"):

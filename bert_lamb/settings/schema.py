@@ -57,6 +57,7 @@ class DataSettings:
     min_characters: int = MISSING  # documents whose cleaned text is shorter are left out
     languages: list[str] = MISSING  # ISO codes: documents judged to be in another language are left out; []: none is
     templates: str | None = None  # wikipedia_dump: a table of more templates (.toml), before the built-in one
+    gaps: str = MISSING  # wikipedia_dump: "keep" or "drop" sentences that lack the text of a template or formula
     squad: str | None = MISSING  # a SQuAD file (.json, .json.zst): documents that hold its paragraphs are counted
     leave_out_squad: bool = MISSING  # and these documents left out
     articles: int = MISSING  # sample: encyclopedia-like documents

@@ -66,7 +66,9 @@ def make_manifest(
         "files": files,
         "instances": instances,
         "random_next_share": random_next_shares(instances, records),
-        "notes": notes(data, plan, vocabulary, records, counts) + squad_notes(data, squad) + gap_notes(records),
+        "notes": notes(data, plan, vocabulary, records, counts)
+        + squad_notes(data, squad)
+        + gap_notes(records, data.gaps == "drop"),
     }
     return manifest | {"warnings": warnings(data, manifest, records)}
 
@@ -90,7 +92,7 @@ def squad_notes(data: DataSettings, squad: dict[str, dict[str, int]]) -> list[st
     ]
 
 
-def gap_notes(records: list[ShardRecord]) -> list[str]:
+def gap_notes(records: list[ShardRecord], dropped: bool) -> list[str]:
     """What is missing in the sentences of a dump, and by which templates or kinds of formula."""
     found: list[str] = []
     names: Counter[str] = Counter()
@@ -99,8 +101,9 @@ def gap_notes(records: list[ShardRecord]) -> list[str]:
     if names:
         listed = ", ".join(f"{name} ({count})" for name, count in most_frequent(names, NAMED_TEMPLATES).items())
         sentences, paragraphs = sum(r.gap_sentences for r in records), sum(r.gap_paragraphs for r in records)
+        became = "were left out, since they lack" if dropped else "lack"
         found.append(
-            f"{sentences} sentences in {paragraphs} paragraphs lack the text of templates that are in no table, or of "
+            f"{sentences} sentences in {paragraphs} paragraphs {became} the text of templates that are in no table, or of "
             f"formulas: {listed}. data.templates can name a file that says what templates show."
         )
     if left_open := sum(r.open_references for r in records):

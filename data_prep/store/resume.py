@@ -30,6 +30,7 @@ OFF: dict[str, Any] = {
     "leave_out_squad": False,
     "mix": {},
     "strip_accents": None,
+    "gaps": "keep",
 }
 OFF |= {"encoding": "utf-8", "dataset": None, "subset": None, "split": "train"}
 

@@ -56,11 +56,13 @@ def running_text(
     table: TemplateTable | None = None,
     title: str = "",
     gaps: Gaps | None = None,
+    drop: bool = False,
 ) -> str:
     """Paragraphs of an article, one a line; empty where it has none.
 
     `dropped_spaces` are the wiki's names (lower case) of the namespaces of pictures and categories. `table` says what
-    is shown of templates, the built-in one if None. What is missing in the text is added to `gaps`.
+    is shown of templates, the built-in one if None. What is missing in the text is added to `gaps`. `drop`: sentences
+    where something is missing are left out.
     """
     table = table or template_table()
     gaps = gaps if gaps is not None else Gaps()
@@ -75,12 +77,16 @@ def running_text(
         marked = plain(HOLE.sub(MISSING, paragraph))
         shown = joined(marked, joins)
         # a formula, whose characters are all waiting, is no paragraph
-        if any(c.isalnum() for c in shown) and any(c.isalnum() for c in marked):
+        if not (any(c.isalnum() for c in shown) and any(c.isalnum() for c in marked)):
+            continue
+        if holes:
+            whole = [sentence for sentence in sentences(marked, table.language) if MISSING not in sentence]
+            gaps.templates.update(blocks.names[ord(hole) - FIRST_HOLE] for hole in holes)
+            gaps.paragraphs += 1
+            gaps.sentences += sum(1 for _ in sentences(marked, table.language)) - len(whole)
+            shown = joined("".join(whole), joins) if drop else shown
+        if shown:
             found.append(shown)
-            if holes:
-                gaps.templates.update(blocks.names[ord(hole) - FIRST_HOLE] for hole in holes)
-                gaps.paragraphs += 1
-                gaps.sentences += sum(MISSING in sentence for sentence in sentences(marked, table.language))
     return "\n".join(found)
 
 

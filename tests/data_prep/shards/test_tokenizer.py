@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from prepare_tools import data_settings, write_text
+from prepare_tools import data_settings, write_jsonl, write_text
 from tokenizers import BertWordPieceTokenizer
 from tools import ROOT
 from transformers import BertTokenizerFast
 
-from bert_lamb.data.store import StoreError
+from bert_lamb.data.manifest import read_manifest
+from bert_lamb.data.store import StoreError, read_documents
 from bert_lamb.data.vocabulary import (
     SPECIAL_TOKENS,
     continuation_pieces,
@@ -22,12 +23,13 @@ from bert_lamb.data.vocabulary import (
     special_ids,
 )
 from bert_lamb.errors import UserError
+from data_prep.prepare import prepare
 from data_prep.shards.encoder import Encoder
 from data_prep.shards.tokenizer import VocabularyError, given_vocabulary, train_vocabulary, vocabulary_problems
 
 REPEAT = """
 from data_prep.shards.tokenizer import train_vocabulary
-from prepare_tools import data_settings, write_text
+from prepare_tools import data_settings, write_jsonl, write_text
 print(train_vocabulary(write_text(1, 120), data_settings(vocab_size=250)).sha256)
 """
 
@@ -248,3 +250,19 @@ def test_old_stores_strip_accents_as_bert_does(trained, tmp_path):
     assert old.normalizer.normalize_str("É") == "e"
     kept = load_tokenizer(tmp_path, {"tokenizer": about | {"strip_accents": False}})
     assert kept.normalizer.normalize_str("É") == "é"
+
+
+def test_a_store_keeps_the_accents_that_it_is_asked_to_keep(tmp_path):
+    """From the settings through the trained vocabulary to the tokens and the tokenizer of whoever opens the store."""
+    text = write_jsonl(tmp_path / "a.jsonl", [f"El Niño cantó {n}.\nÉl sí." for n in range(30)])
+    for strip, words in ((False, "el niño cantó"), (None, "el nino canto")):
+        store = tmp_path / str(strip)
+        prepare(data_settings(paths=[text], strip_accents=strip, heldout_share=0.0, passes=1), store)
+        manifest = read_manifest(store)
+        assert manifest["tokenizer"]["strip_accents"] is (strip is None)
+        tokenizer = load_tokenizer(store, manifest)
+        tokens = read_documents(next(store.glob("train/documents-*"))).tokens.tolist()
+        assert tokens[: len(tokenizer.encode(words, add_special_tokens=False).ids)] == (
+            tokenizer.encode(words, add_special_tokens=False).ids
+        )
+        assert tokenizer.decode(tokens).startswith(words)

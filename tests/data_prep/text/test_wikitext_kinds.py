@@ -231,3 +231,21 @@ def test_a_table_of_conjunctions_and_formulas_is_checked(tmp_path):
     file.write_text("[formulas]\nx = 3\n[conjunctions]\nen = 'and'\n")
     with pytest.raises(TemplateError, match=r"formulas.*\n.*conjunctions"):
         template_table(str(file), "de")
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "expected"),
+    [
+        ("One. Two {{XYZ}} is. Three.", "One. Three."),
+        ("One. Two <math>x^2</math> is. Three.\n\nFour {{XYZ}}.\n\nFive.", "One. Three.\nFive."),
+        ("{{XYZ}}, is. Two.\nThree {{XYZ}}", "Two."),
+        ("One ({{XYZ}}). Two.", "Two."),
+        # what no reader of the sentence misses is no gap
+        ("One <math>x</math>. Two<ref>a</ref> [http://x.org] {{citation needed}}. Three {{small|c}}.", None),
+    ],
+)
+def test_sentences_with_a_gap_can_be_dropped(wikitext, expected):
+    kept, dropped = Gaps(), Gaps()
+    with_gaps = running_text(wikitext, SPACES, gaps=kept)
+    assert running_text(wikitext, SPACES, gaps=dropped, drop=True) == (with_gaps if expected is None else expected)
+    assert kept == dropped
