@@ -103,8 +103,8 @@ def gap_notes(records: list[ShardRecord], dropped: bool) -> list[str]:
         sentences, paragraphs = sum(r.gap_sentences for r in records), sum(r.gap_paragraphs for r in records)
         became = "were left out, since they lack" if dropped else "lack"
         found.append(
-            f"{sentences} sentences in {paragraphs} paragraphs {became} the text of templates that are in no table, or of "
-            f"formulas: {listed}. data.templates can name a file that says what templates show."
+            f"{sentences} sentences in {paragraphs} paragraphs {became} the text of templates that are in no table, or "
+            f"of formulas: {listed}. data.templates can name a file that says what templates show."
         )
     if left_open := sum(r.open_references for r in records):
         many = counted(left_open, "reference was", "references were")
