@@ -24,4 +24,4 @@ def kept_markup(text: str) -> str:
 
 def restored(text: str) -> str:
     """The text with every character in its own place again."""
-    return WAITING.sub(lambda c: chr(ord(c[0]) - FIRST), text)
+    return text if text.isascii() else WAITING.sub(lambda c: chr(ord(c[0]) - FIRST), text)

@@ -30,8 +30,9 @@ GAP_RUN = re.compile(rf" ?[{GAP}{MISSING}](?: ?[,;:،，；、]? ?[{GAP}{MISSING
 APART = re.compile(rf"(?<=\w){MISSING}(?=\w)|(?<=\d){GAP}(?=\w)|(?<=\w){GAP}(?=\d)")
 EMPTY_BRACKETS = re.compile(
     rf"\([\s{GAP},;:/–—-]*\)|\[[\s{GAP},;:]*\]|（[\s{GAP}、,;:：，；]*）|“[\s{GAP}]*”|«[\s{GAP}]*»|„[\s{GAP}]*“"
-    rf"|‘[\s{GAP}]*’|「[\s{GAP}]*」|『[\s{GAP}]*』|《[\s{GAP}]*》|(?<![^\s({GAP}])([\"']){GAP}+\1(?!\w)"
+    rf"|‘[\s{GAP}]*’|「[\s{GAP}]*」|『[\s{GAP}]*』|《[\s{GAP}]*》"
 )
+EMPTY_QUOTES = re.compile(rf"(?<![^\s({GAP}])([\"']){GAP}+\1(?!\w)")
 AFTER_BRACKET = re.compile(rf"([(（]) ?{GAP} ?(?:[,;:،，；] ?)?")
 BEFORE_BRACKET = re.compile(rf" ?(?:[,;:،，；] ?)?{GAP} ?([)）])")
 # a sentence that would begin with a sign, a word with a hyphen or 's
@@ -147,7 +148,7 @@ def joined(text: str, joins: re.Pattern[str]) -> str:
 def without_gaps(text: str, joins: re.Pattern[str]) -> str:
     """The text with its gaps closed; it has single blanks."""
     text = APART.sub(" ", GAP_RUN.sub(one_gap, text)).replace(MISSING, GAP)
-    text = joins.sub(f" {GAP}", ENDING.sub(GAP, text))
+    text = joins.sub(f" {GAP}", ENDING.sub(GAP, GAP_RUN.sub(one_gap, EMPTY_QUOTES.sub(GAP, text))))
     text = AFTER_BRACKET.sub(r"\1", BEFORE_BRACKET.sub(r"\1", text))
     text = EMPTY_BRACKETS.sub(GAP, EMPTY_BRACKETS.sub(GAP, text))
     text = TWO_SIGNS.sub("", TWO_ENDS.sub("", FIRST_SIGN.sub(r"\1", GAP_RUN.sub(one_gap, text))))
