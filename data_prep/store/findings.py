@@ -108,11 +108,15 @@ def _unknown(manifest: dict[str, Any], records: list[ShardRecord]) -> Iterator[s
         characters.update(record.unknown_characters)
         words.update(record.unknown_words)
     too_long = sum(r.unknown_too_long for r in records)
-    causes = {too_long: _too_long(too_long), characters.total(): _characters(characters, manifest)}
-    causes[words.total()] = (
-        f"words that its pieces cannot spell ({_listed(words)}): train a vocabulary on this text (data.vocab=null)"
-    )
-    worst = [text for number, text in sorted(causes.items(), reverse=True) if number]
+    causes = [
+        (too_long, _too_long(too_long)),
+        (characters.total(), _characters(characters, manifest)),
+        (
+            words.total(),
+            f"words that its pieces cannot spell ({_listed(words)}): train a vocabulary on this text (data.vocab=null)",
+        ),
+    ]
+    worst = [text for number, text in sorted(causes, reverse=True) if number]
     yield f"{' and '.join(high)} are {UNKNOWN}, text that the vocabulary cannot spell. Most often: {'; '.join(worst)}."
 
 

@@ -119,6 +119,8 @@ def test_unknown_tokens_are_counted_on_both_sides(tmp_path, caplog):
         ([f"{s}\n☃ ☃ ☃✈." for s in SENTENCES[:60]], False, "(☃ 180, ✈ 60): train a vocabulary on this text"),
         ([f"{s}\n{BLANK}" for s in SENTENCES[:60]], True, "words of more than 100 characters (60 in a sample)"),
         (["".join(chr(0x4E00 + 40 * j + i) for i in range(40)) + "。" for j in range(40)], True, "1,000 most frequent"),
+        ([f"{s}\n☃ {'q' * 101}." for s in SENTENCES[:60]], False, "(60 in a sample)"),  # both kinds, equally often
+        ([f"{s}\n☃ {'q' * 101}." for s in SENTENCES[:60]], False, "(☃ 60)"),
         ([f"{s}\nX1x x1X." for s in SENTENCES[:60]], False, "words that its pieces cannot spell (x1x 120)"),
     ],
 )  # fmt: skip
