@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bert_lamb.data.vocabulary import UNKNOWN
 from bert_lamb.files import write_whole
 from bert_lamb.reporting.data_figures import SHOWN_REASONS, draw_data_figures
 from bert_lamb.reporting.data_numbers import StoreNumbers, read_store, reasons
 from bert_lamb.settings import Settings, command
 from bert_lamb.words import counted
-
-UNKNOWN = "[UNK]"
 
 
 @command
@@ -30,8 +29,9 @@ def main(s: Settings) -> None:
 
 def page(numbers: StoreNumbers, name: str, figures: list[tuple[str, str]]) -> str:
     """The page in markdown."""
+    warnings = [line for warning in numbers.manifest.get("warnings", []) for line in (f"**Warning:** {warning}", "")]
     return "\n".join(
-        [f"# Data: {name}", "", *_counts(numbers), *_table(numbers), *_reasons(numbers), *_images(figures)]
+        [f"# Data: {name}", "", *warnings, *_counts(numbers), *_table(numbers), *_reasons(numbers), *_images(figures)]
     )
 
 
@@ -50,9 +50,16 @@ def _counts(numbers: StoreNumbers) -> Iterator[str]:
     yield (
         f"The unigram entropy is {numbers.manifest['unigram_entropy_nats']:.3f} nats: the MLM loss of a model that "
         f"knows only how often each entry occurs. {unused:,} of {len(numbers.vocabulary):,} entries never occur; "
-        f"{numbers.token_counts[unknown] / total:.3%} of the tokens are {UNKNOWN}."
+        f"{numbers.token_counts[unknown] / total:.3%} of the tokens are {UNKNOWN}{_unknown_heldout(counts)}."
     )
     yield ""
+
+
+def _unknown_heldout(counts: dict[str, int]) -> str:
+    """Nothing for stores of earlier versions, which did not count it."""
+    if "heldout_unknown_tokens" not in counts:
+        return ""
+    return f", and {counts['heldout_unknown_tokens'] / max(1, counts['heldout_tokens']):.3%} of the held-out ones"
 
 
 def _table(numbers: StoreNumbers) -> Iterator[str]:
@@ -66,6 +73,11 @@ def _table(numbers: StoreNumbers) -> Iterator[str]:
             f"{sum(p['random_next'] for p in passes) / instances:.1%} |"
         )
     yield ""
+    others = {table: of for table, of in numbers.manifest.get("random_next_share", {}).items() if table != "train"}
+    for table, shares in others.items():
+        listed = ", ".join(f"{share:.1%} of length {length}" for length, share in sorted(shares.items()))
+        yield f"B is random in these pairs of {table.replace('train, ', 'training whose A is from ')}: {listed}."
+        yield ""
 
 
 def _reasons(numbers: StoreNumbers) -> Iterator[str]:

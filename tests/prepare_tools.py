@@ -49,13 +49,14 @@ def data_settings(**given) -> DataSettings:
     """Small settings; every test names what it needs otherwise."""
     values = {
         "name": "store", "root": "unused", "source": "text", "paths": [], "hub": None, "mix": {}, "text_field": "text",
-        "txt_document": "file", "encoding": "utf-8", "templates": None,
+        "txt_document": "file", "encoding": "utf-8", "templates": None, "gaps": "keep",
         "dataset": None, "subset": None, "split": "train",
          "sentences_per_document": 0, "deduplicate": False,
         "min_characters": 0, "languages": [], "squad": None, "leave_out_squad": False,
         "articles": 0, "books": 0,
         "shuffled": False, "language": "en", "vocab": None, "vocab_size": 200,
-        "lower_case": True, "seq_lens": [32, 64], "passes": 2, "short_share": 0.1, "heldout_share": 0.1,
+        "lower_case": True, "strip_accents": None, "seq_lens": [32, 64], "passes": 2,
+        "short_share": 0.1, "heldout_share": 0.1,
         "seed": 3,
         "shard_mib": 1, "max_reject_share": 0.05, "processes": 1, "part": None, "parts": 1,
     }  # fmt: skip

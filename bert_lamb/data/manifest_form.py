@@ -48,6 +48,7 @@ def manifest_problems(manifest: dict[str, Any]) -> Iterator[str]:
     if isinstance(entropy, bool) or not isinstance(entropy, int | float) or not 0 <= entropy < math.inf:
         yield f"'unigram_entropy_nats' is {entropy!r}, not a finite number from 0"
     yield from _lists(manifest)
+    yield from _findings(manifest)
 
 
 def is_store_file(name: Any) -> bool:
@@ -64,6 +65,8 @@ def _tokenizer(about: Any) -> Iterator[str]:
         yield "'tokenizer' has no SHA-256"
     if not isinstance(about.get("lower_case"), bool):
         yield f"'tokenizer' has lower_case {about.get('lower_case')!r}, not true or false"
+    if not isinstance(about.get("strip_accents", True), bool):
+        yield f"'tokenizer' has strip_accents {about.get('strip_accents')!r}, not true or false"
     if not isinstance(size, int) or not _is_count(size) or not 0 < size <= LARGEST_VOCABULARY:
         yield f"'tokenizer' has size {size!r}, not a number from 1 to {LARGEST_VOCABULARY}"
     elif not isinstance(ids, dict) or not all(_is_count(ids.get(token)) and ids[token] < size for token in SPECIAL):
@@ -110,6 +113,21 @@ def _lists(manifest: dict[str, Any]) -> Iterator[str]:
         yield "'notes' is not a list of sentences"
     if not isinstance(sources, list) or not all(isinstance(source, dict) for source in sources):
         yield "'sources' is not a list of objects"
+
+
+def _findings(manifest: dict[str, Any]) -> Iterator[str]:
+    """Fields that stores have since version 0.2."""
+    shares, warnings = manifest.get("random_next_share", {}), manifest.get("warnings", [])
+    if not isinstance(warnings, list) or not all(isinstance(warning, str) for warning in warnings):
+        yield "'warnings' is not a list of sentences"
+    if not isinstance(shares, dict) or not all(_are_shares(of_table) for of_table in shares.values()):
+        yield "'random_next_share' is not an object of shares by table and length"
+
+
+def _are_shares(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 1 for share in value.values()
+    )
 
 
 def _counts(value: Any) -> bool:

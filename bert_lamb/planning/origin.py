@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from bert_lamb.data.vocabulary import strips_accents
 from bert_lamb.jsonfiles import read_object
 from bert_lamb.model import build_bert, misfits, tensor_shapes
 from bert_lamb.optim import kept_of
@@ -53,7 +54,10 @@ def _vocabulary(s: Settings, path: Path, manifest: dict[str, Any]) -> list[str]:
     theirs, _ = read_object(RunFolder(run).manifest_file) if run else (None, None)
     about = theirs.get("tokenizer") if theirs else None
     ours = manifest["tokenizer"]
-    if not isinstance(about, dict) or all(about.get(key) == ours[key] for key in ("sha256", "lower_case")):
+    if not isinstance(about, dict) or not isinstance(about.get("lower_case"), bool):
+        return []
+    same = all(about.get(key) == ours[key] for key in ("sha256", "lower_case"))
+    if same and strips_accents(about) == strips_accents(ours):
         return []
     return [
         f"its run used data with another vocabulary than {data_folder(s)}, so ids would mean other words: prepare with "

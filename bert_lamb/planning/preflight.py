@@ -10,6 +10,7 @@ import torch
 from bert_lamb.data.manifest import read_manifest, verify_store
 from bert_lamb.data.planner import equal_micro_batches, known_tokens, most_sequences
 from bert_lamb.data.store import StoreError
+from bert_lamb.data.vocabulary import strips_accents
 from bert_lamb.model import STATIC, build_bert, parameter_count
 from bert_lamb.optim import decay_groups, has_compiler
 from bert_lamb.parallel import device_count, use_cuda
@@ -119,6 +120,13 @@ def _data(s: Settings, manifest: dict[str, Any]) -> list[str]:
         problems.append(
             f"data.lower_case={s.data.lower_case}, but the data in {data_folder(s)} was prepared with "
             f"{manifest['tokenizer']['lower_case']}: prepare it again under another data.name"
+        )
+    theirs, ours = strips_accents(manifest["tokenizer"]), s.data.strip_accents
+    by_default = s.data.lower_case if not problems else theirs  # with another case the message above is enough
+    if theirs != (by_default if ours is None else ours):
+        problems.append(
+            f"data.strip_accents={'null' if ours is None else ours}, but the data in {data_folder(s)} was prepared "
+            f"with {theirs}: set data.strip_accents={str(theirs).lower()}, or prepare it again under another data.name"
         )
     for number in (1, 2):
         seq_len = s.phase(number).seq_len

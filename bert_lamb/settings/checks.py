@@ -5,10 +5,12 @@ from collections.abc import Iterator
 
 from bert_lamb.errors import UserError
 from bert_lamb.settings.kept_steps import keep_at_problems
+from bert_lamb.settings.languages import language_problem
 from bert_lamb.settings.schema import PhaseSettings, Settings
 
 CHOICES = {
     "data.source": ("sample", "text", "wikipedia_dump", "hf"),
+    "data.gaps": ("keep", "drop"),
     "data.txt_document": ("file", "blank_line"),
     "optimizer.preset": ("paper", "google", "apex", "nvlamb", "nlamb", "nnlamb", "lans", "adamw", "lars", "muon"),
     "optimizer.bias_correction": (None, "none", "moments", "learning_rate"),
@@ -197,6 +199,10 @@ def _data(s: Settings) -> Iterator[str]:
             f"data.source={s.data.source} with data.dataset={s.data.dataset or 'null'}: data=hf needs data.dataset, "
             "the name of a dataset of the `datasets` library or a folder of save_to_disk; other sources do not use it"
         )
+    if problem := language_problem(s.data.language):
+        yield problem
+    if s.data.gaps == "drop" and s.data.source != "wikipedia_dump":
+        yield f"data.gaps=drop works with data.source=wikipedia_dump, not with {s.data.source}: set it to keep"
     if not known_encoding(s.data.encoding):
         yield f"data.encoding={s.data.encoding}: Python knows no text encoding of this name; most files are utf-8"
     if s.data.sentences_per_document and s.data.source not in ("text", "hf"):

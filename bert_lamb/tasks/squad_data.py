@@ -5,6 +5,7 @@ The windowing follows google-research/bert, run_squad.py; docs/squad.md lists wh
 """
 
 import math
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from bert_lamb.squadfiles import Question, SquadError
 POOL = 32  # batches sorted by length together; more saves little padding and makes batches more alike
 MOST_WINDOWS = 1_000_000  # of SQuAD's training file: 88,641 of at most 384 tokens; one of these takes some 5 KB
 QUESTIONS, ORDER = 1, 2  # keys of the random draws, so that no two share a stream
+JOINERS = "\u200c\u200d"  # without a width, inside words of Persian and Indian languages and between emoji
 
 
 def missing_files(f: FinetuneSettings) -> list[str]:
@@ -86,7 +88,7 @@ def cut_windows(questions: list[Question], tokenizer: Tokenizer, f: FinetuneSett
     contexts = list(dict.fromkeys(q.context for q in questions))
     encoded = dict(zip(contexts, tokenizer.encode_batch(contexts, add_special_tokens=False), strict=True))
     ids_of = {context: np.array(e.ids, np.int32) for context, e in encoded.items()}
-    offsets_of = {context: np.array(e.offsets, np.int32).reshape(-1, 2) for context, e in encoded.items()}
+    offsets_of = {context: with_marks(context, e.offsets) for context, e in encoded.items()}
     asked = tokenizer.encode_batch([q.text for q in questions], add_special_tokens=False)
     cls, sep, pad = (_special(tokenizer, token) for token in ("[CLS]", "[SEP]", "[PAD]"))
     heads = [np.array([cls, *tokens.ids[: f.max_query], sep], np.int32) for tokens in asked]
@@ -130,6 +132,21 @@ def cut_windows(questions: list[Question], tokenizer: Tokenizer, f: FinetuneSett
                 windows.answer[window] = first - begin + len(head), last - begin + len(head)
             window += 1
     return windows
+
+
+def with_marks(context: str, offsets: list[tuple[int, int]]) -> np.ndarray:
+    """[tokens, 2] int32: offsets whose ends take in the marks that follow (accents, vowel signs, variation selectors).
+
+    The normaliser drops such characters, so the tokenizer's own offsets end before those at the end of a word.
+    """
+    found = np.array(offsets, np.int32).reshape(-1, 2)
+    if not context.isascii():
+        next_starts = [*found[1:, 0].tolist(), len(context)]
+        for token, (end, limit) in enumerate(zip(found[:, 1].tolist(), next_starts, strict=True)):
+            while end < limit and (context[end] in JOINERS or unicodedata.category(context[end])[0] == "M"):
+                end += 1
+            found[token, 1] = end
+    return found
 
 
 def _special(tokenizer: Tokenizer, token: str) -> int:

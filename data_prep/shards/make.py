@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,18 @@ from bert_lamb.files import file_sha256, write_whole
 from bert_lamb.jsonfiles import read_object
 from bert_lamb.settings import DataSettings
 from data_prep.reading.slices import Slice
-from data_prep.shards.encoder import Encoder
+from data_prep.shards.encoder import Encoder, Tokenised, tokenised
 from data_prep.shards.folder import StoreFolder
-from data_prep.shards.instances import make_instances
+from data_prep.shards.instances import SPECIAL_PER_SEQUENCE, make_instances
+from data_prep.shards.unknown import Unknown
 from data_prep.text.document import SAMPLE_LENGTH, Document, Gaps, LeftOut, Reject, most_frequent
 from data_prep.text.records import records
 from data_prep.text.rules import Rules
-from data_prep.text.sentences import clean, sentences, signature
+from data_prep.text.sentences import clean, signature
 
-BATCH = 256  # sentences tokenised at a time; larger ones were slower
 DUPLICATE = "the same text as an earlier document"
 KEPT_TEMPLATES = 1000  # names counted per slice
+KEPT_UNKNOWN = 100  # characters and words counted per slice
 KEPT_REJECTS = 100  # samples kept per slice and reason
 
 
@@ -46,12 +46,17 @@ class ShardRecord:
     left_out: dict[str, int] = field(default_factory=dict)  # by a rule, no part of `records`
     squad_documents: int = 0  # that hold a paragraph of the SQuAD file, left out or not
     squad_paragraphs: list[int] = field(default_factory=list)  # that they hold, by number
-    gap_templates: dict[str, int] = field(default_factory=dict)  # of a dump: unknown ones in sentences, most frequent
-    gap_sentences: int = 0  # that lack what such a template shows
+    gap_templates: dict[str, int] = field(default_factory=dict)  # of a dump: what left gaps in sentences, most frequent
+    gap_sentences: int = 0  # that lack what such a template or formula shows
     gap_paragraphs: int = 0
+    open_references: int = 0  # of a dump: that are never closed
     counts: dict[str, int] = field(default_factory=dict)
+    unknown_characters: dict[str, int] = field(default_factory=dict)  # of a sample; see unknown.Unknown
+    unknown_words: dict[str, int] = field(default_factory=dict)
+    unknown_too_long: int = 0
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # path: sha256, rows, tokens
     instances: dict[str, dict[str, list[dict[str, int]]]] = field(default_factory=dict)  # split: length: passes
+    source_pairs: dict[str, dict[str, list[int]]] = field(default_factory=dict)  # of a mix: length: source: all, random
     pairless: list[str] = field(default_factory=list)  # splits with fewer than two documents
 
 
@@ -89,12 +94,12 @@ class SplitBuilder:
         self.token_counts: list[int] = []
         self.sentence_ends: list[np.ndarray] = []
 
-    def add(self, document: Document, sentence_lengths: list[int], tokens: list[int], dtype: np.dtype) -> None:
+    def add(self, document: Document, made: Tokenised) -> None:
         self.ids.append(document.id)
         self.titles.append(document.title)
-        self.pieces.append(np.array(tokens, dtype))
-        self.token_counts.append(len(tokens))
-        self.sentence_ends.append(np.cumsum(sentence_lengths, dtype=np.uint32))
+        self.pieces.append(made.ids)
+        self.token_counts.append(len(made.ids))
+        self.sentence_ends.append(np.cumsum(made.lengths, dtype=np.uint32))
 
     def documents(self) -> Documents:
         return Documents(
@@ -113,7 +118,7 @@ def make_shard(
     """Writes every file of one shard, its record last."""
     record = ShardRecord(part.number)
     splits = {split: SplitBuilder() for split in SPLITS}
-    rejects, gaps = Rejects(), Gaps()
+    rejects, gaps, unknown = Rejects(), Gaps(), Unknown()
     for item in judged(records(part, texts, data), rules, frozenset(part.duplicates.tolist())):
         record.squad_documents += bool(item.squad)
         record.squad_paragraphs += item.squad
@@ -121,20 +126,26 @@ def make_shard(
         if isinstance(item.found, Reject):
             rejects.add(item.found)
             continue
-        lengths, tokens = tokenised(item.found, data.language, encoder)
-        if tokens:
-            split = split_of(item.found.text, data.heldout_share)
-            splits[split].add(item.found, lengths, tokens, encoder.dtype)
+        made = tokenised(item.found.text, data.language, encoder)
+        if made.lengths:
+            splits[split_of(item.found.text, data.heldout_share)].add(item.found, made)
             gaps.add(item.found.gaps)
+            unknown.read(made.sentences_with(encoder.unknown), encoder.tokenizer)
         else:
             rejects.add(Reject(item.found.id, 0, "no token in it", item.found.text[:SAMPLE_LENGTH]))
     for split, builder in splits.items():
         if builder.ids:
-            write_split(folder, data, split, builder.documents(), record)
+            documents = builder.documents()
+            write_split(folder, data, split, documents, record)
+            record.counts[f"{split}_unknown_tokens"] = int(np.count_nonzero(documents.tokens == encoder.unknown))
     record.squad_paragraphs = sorted(set(record.squad_paragraphs))
     record.rejects, record.left_out = rejects.counts(Reject), rejects.counts(LeftOut)
     record.gap_sentences, record.gap_paragraphs = gaps.sentences, gaps.paragraphs
+    record.open_references = gaps.open_references
     record.gap_templates = most_frequent(gaps.templates, KEPT_TEMPLATES)
+    record.unknown_characters = most_frequent(unknown.characters, KEPT_UNKNOWN)
+    record.unknown_words = most_frequent(unknown.words, KEPT_UNKNOWN)
+    record.unknown_too_long = unknown.too_long
     write_rejects(folder, part.number, rejects.samples)
     write_whole(folder.record_file(part.number), json.dumps(asdict(record)).encode())
     return record
@@ -191,19 +202,6 @@ def split_of(cleaned: str, heldout_share: float) -> str:
     return "heldout" if signature(cleaned) < heldout_share * 2**64 else "train"
 
 
-def tokenised(document: Document, language: str, encoder: Encoder) -> tuple[list[int], list[int]]:
-    """A document's sentences as lengths in tokens, and its tokens; sentences without a token are dropped."""
-    lengths: list[int] = []
-    tokens: list[int] = []
-    pending = sentences(document.text, language)
-    while batch := list(islice(pending, BATCH)):
-        for ids in encoder.encode(batch):
-            if ids:
-                lengths.append(len(ids))
-                tokens += ids
-    return lengths, tokens
-
-
 def write_split(folder: StoreFolder, data: DataSettings, split: str, documents: Documents, record: ShardRecord) -> None:
     """Writes one documents file and its instance tables, and counts them in the record."""
     path = folder.documents_file(split, record.number)
@@ -212,6 +210,15 @@ def write_split(folder: StoreFolder, data: DataSettings, split: str, documents: 
     record.counts[f"{split}_documents"] = len(documents.ids)
     record.counts[f"{split}_sentences"] = len(documents.sentence_ends)
     record.counts[f"{split}_tokens"] = len(documents.tokens)
+    sentence_counts = np.diff(documents.sentence_starts)
+    record.counts[f"{split}_one_sentence_documents"] = int(np.count_nonzero(sentence_counts == 1))
+    ends = documents.sentence_ends.astype(np.int64)
+    lengths = np.diff(ends, prepend=0)
+    firsts = documents.sentence_starts[:-1]
+    lengths[firsts] = ends[firsts]  # ends count from the document's first token
+    for seq_len in data.seq_lens:  # sentences that leave no room for another one beside them
+        full = int(np.count_nonzero(lengths >= seq_len - SPECIAL_PER_SEQUENCE))
+        record.counts[f"{split}_sentences_of_{seq_len}"] = full
     add_instances(folder, data, split, documents, record)
 
 
@@ -229,6 +236,19 @@ def add_instances(
             record.files[folder.name_of(path)] = about_file(path, len(spans), tokens)
             random_next = len(spans) - int(spans.is_next.sum())
             entries.append({"pass": pass_, "instances": len(spans), "tokens": tokens, "random_next": random_next})
+            if data.mix and split == "train":
+                add_source_pairs(documents, spans, record.source_pairs.setdefault(str(seq_len), {}))
+
+
+def add_source_pairs(documents: Documents, spans: Spans, pairs: dict[str, list[int]]) -> None:
+    """Counts pairs, and those with a random B, by the source of a mix that A is from: the first part of its id."""
+    owners = np.searchsorted(documents.token_starts, spans.a_start, side="right") - 1
+    per_document = np.bincount(owners, minlength=len(documents.ids))
+    random = np.bincount(owners, spans.is_next == 0, minlength=len(documents.ids)).astype(np.int64)
+    for id_, count, random_next in zip(documents.ids, per_document.tolist(), random.tolist(), strict=True):
+        found = pairs.setdefault(id_.split("/", 1)[0], [0, 0])
+        found[0] += count
+        found[1] += random_next
 
 
 def write_instances(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers.normalizers import BertNormalizer
 
 from bert_lamb.data.store import StoreError
 from bert_lamb.data.vocabulary import (
@@ -24,6 +25,7 @@ from bert_lamb.words import counted
 
 log = logging.getLogger(__name__)
 TRAINING_BYTES = 64 << 20  # of text that a vocabulary is trained on, at most
+ONLY_STRIPPED = BertNormalizer(clean_text=False, handle_chinese_chars=False, strip_accents=True, lowercase=False)
 LARGEST_ALPHABET = 1000  # characters that get an entry; rarer ones become [UNK]
 
 
@@ -39,6 +41,7 @@ class Vocabulary:
     content: bytes  # of vocab.txt
     lower_case: bool
     trained: bool
+    strip_accents: bool | None = None  # None: as lower_case
 
     @property
     def sha256(self) -> str:
@@ -49,6 +52,7 @@ class Vocabulary:
         return {
             "sha256": self.sha256,
             "lower_case": self.lower_case,
+            "strip_accents": self.lower_case if self.strip_accents is None else self.strip_accents,
             "size": len(self.entries),
             "trained": self.trained,
             "special_ids": special_ids(self.entries),
@@ -66,7 +70,7 @@ def given_vocabulary(data: DataSettings) -> Vocabulary:
     problems = vocabulary_problems(entries, data)
     if problems:
         raise VocabularyError(f"data.vocab={data.vocab} cannot be used:\n" + "\n".join(f"- {p}" for p in problems))
-    return Vocabulary(entries, path.read_bytes(), data.lower_case, trained=False)
+    return Vocabulary(entries, path.read_bytes(), data.lower_case, False, data.strip_accents)
 
 
 def vocabulary_problems(entries: list[str], data: DataSettings) -> list[str]:
@@ -93,6 +97,15 @@ def vocabulary_problems(entries: list[str], data: DataSettings) -> list[str]:
     latin = any("a" <= entry[:1] <= "z" for entry in words)
     if not data.lower_case and latin and not upper:
         problems.append("none of its entries has an upper-case letter: set data.lower_case=true, or use a cased one")
+    strips = data.lower_case if data.strip_accents is None else data.strip_accents
+    marked = [
+        entry for entry in words if strips and not entry.isascii() and ONLY_STRIPPED.normalize_str(entry) != entry
+    ]
+    if marked:
+        problems.append(
+            f"{len(marked)} of its entries have accents or other marks, e.g. {marked[0]!r}, which text without accents "
+            "never contains: set data.strip_accents=false, or use a vocabulary without them"
+        )
     return problems
 
 
@@ -102,7 +115,7 @@ def train_vocabulary(texts: Iterable[str], data: DataSettings) -> Vocabulary:
     The library numbers single characters by the order of a hash map and so breaks ties by chance. Here all of
     them get their numbers beforehand: a first training without merges tells which there are, a second merges.
     """
-    normalizer = bert_normalizer(data.lower_case)
+    normalizer = bert_normalizer(data.lower_case, data.strip_accents)
     lines = [line for text in texts for line in text.split("\n")]
     characters: Counter[str] = Counter()
     for line in lines:
@@ -119,12 +132,12 @@ def train_vocabulary(texts: Iterable[str], data: DataSettings) -> Vocabulary:
     entries = _train(lines, data, special + inner, alphabet, data.vocab_size)
     first = dict.fromkeys(special + alphabet + inner)
     entries = [*first, *(entry for entry in entries if entry not in first)]
-    return Vocabulary(entries, ("\n".join(entries) + "\n").encode(), data.lower_case, trained=True)
+    return Vocabulary(entries, ("\n".join(entries) + "\n").encode(), data.lower_case, True, data.strip_accents)
 
 
 def _train(lines: list[str], data: DataSettings, numbered: list[str], alphabet: list[str], size: int) -> list[str]:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = bert_normalizer(data.lower_case)
+    tokenizer.normalizer = bert_normalizer(data.lower_case, data.strip_accents)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,

@@ -5,6 +5,7 @@ import shutil
 from typing import Any
 
 from bert_lamb.data.manifest import write_manifest
+from bert_lamb.data.vocabulary import UNKNOWN
 from bert_lamb.settings import DataSettings
 from bert_lamb.words import counted
 from data_prep.reading.dataset_rows import input_files, keep_rows
@@ -102,6 +103,8 @@ class StoreBuild:
         check_size(manifest)
         write_manifest(folder.path, manifest)
         clear_work(folder)
+        for warning in manifest["warnings"]:
+            log.warning("%s", warning)
         for note in manifest["notes"]:
             log.info("note: %s", note)
         log.info("%s", summary(manifest, folder))
@@ -146,8 +149,13 @@ def summary(manifest: dict[str, Any], folder: StoreFolder) -> str:
     """What there is now, in a few lines."""
     counts, train = manifest["counts"], manifest["instances"]["train"]
     pairs = ", ".join(f"{passes[0]['instances']:,} of length {length}" for length, passes in train.items())
+    shares = manifest["random_next_share"].get("train", {})
+    random_next = ", ".join(f"{share:.1%} of length {length}" for length, share in shares.items())
     return (
         f"{folder.path}: {counted(counts['documents'], 'document')}, {counted(counts['tokens'], 'token')}; pairs per "
         f"pass: {pairs}; {counted(counts['heldout_documents'], 'document')} held out; "
-        f"{counted(counts['rejected'], 'record')} rejected; unigram entropy {manifest['unigram_entropy_nats']:.3f} nats"
+        f"{counted(counts['rejected'], 'record')} rejected; unigram entropy {manifest['unigram_entropy_nats']:.3f} "
+        f"nats; B is random in {random_next or 'no pair'}; {UNKNOWN}: "
+        f"{counts['unknown_tokens'] / max(1, counts['tokens']):.3%} of the tokens, "
+        f"{counts['heldout_unknown_tokens'] / max(1, counts['heldout_tokens']):.3%} of the held-out ones"
     )

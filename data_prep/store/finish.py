@@ -11,15 +11,18 @@ from bert_lamb.data.store import FORMAT_VERSION, SPLITS, read_documents
 from bert_lamb.data.vocabulary import VOCABULARY
 from bert_lamb.files import write_whole
 from bert_lamb.settings import DataSettings
+from bert_lamb.words import counted
 from data_prep.reading.slices import Plan
 from data_prep.shards.folder import StoreFolder
 from data_prep.shards.make import ShardRecord, about_file
 from data_prep.shards.tokenizer import Vocabulary
+from data_prep.store.findings import random_next_shares, warnings
 from data_prep.store.resume import libraries
 from data_prep.text.document import most_frequent
 from data_prep.text.squad_overlap import read_paragraphs
 from data_prep.world import world
 
+COUNTED = ("documents", "sentences", "tokens", "one_sentence_documents", "unknown_tokens")  # of each split
 NAMED_FILES = 3  # that a note lists
 NAMED_TEMPLATES = 30
 NAMED_SHARDS = 20  # shards that a note lists by number
@@ -32,23 +35,24 @@ def make_manifest(
     """The manifest of a complete store."""
     rejects: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
-    counted: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
     files: dict[str, dict[str, Any]] = {}
     for record in records:
         rejects.update(record.rejects)
         left_out.update(record.left_out)
-        counted.update(record.counts)
+        totals.update(record.counts)
         files |= record.files
     if plan.damages:
         rejects["damaged file"] += len(plan.damages)
     files[VOCABULARY] = about_file(folder.vocabulary_file, len(vocabulary.entries), 0)
     if data.source == "sample":
         files |= write_questions(folder, data)
-    counts = {name: counted[f"train_{name}"] for name in ("documents", "sentences", "tokens")}
-    counts |= {f"heldout_{name}": counted[f"heldout_{name}"] for name in ("documents", "sentences", "tokens")}
+    counts = {name: totals[f"train_{name}"] for name in COUNTED}
+    counts |= {f"heldout_{name}": totals[f"heldout_{name}"] for name in COUNTED}
     squad = {"squad": squad_overlap(data, records)} if data.squad else {}
     counts |= {"records": sum(r.records for r in records), "rejected": sum(rejects.values())}
-    return squad | {
+    instances = {split: add_up(split, records, data) for split in SPLITS}
+    manifest = squad | {
         "format_version": FORMAT_VERSION,
         "settings": settings,
         "sources": plan.sources,
@@ -60,9 +64,13 @@ def make_manifest(
         "left_out": dict(left_out),
         "unigram_entropy_nats": unigram_entropy(folder, files, len(vocabulary.entries)),
         "files": files,
-        "instances": {split: add_up(split, records, data) for split in SPLITS},
-        "notes": notes(data, plan, vocabulary, records, counts) + squad_notes(data, squad) + gap_notes(records),
+        "instances": instances,
+        "random_next_share": random_next_shares(instances, records),
+        "notes": notes(data, plan, vocabulary, records, counts)
+        + squad_notes(data, squad)
+        + gap_notes(records, data.gaps == "drop"),
     }
+    return manifest | {"warnings": warnings(data, manifest, records)}
 
 
 def squad_overlap(data: DataSettings, records: list[ShardRecord]) -> dict[str, int]:
@@ -84,19 +92,24 @@ def squad_notes(data: DataSettings, squad: dict[str, dict[str, int]]) -> list[st
     ]
 
 
-def gap_notes(records: list[ShardRecord]) -> list[str]:
-    """What is missing in the sentences of a dump, and by which templates."""
+def gap_notes(records: list[ShardRecord], dropped: bool) -> list[str]:
+    """What is missing in the sentences of a dump, and by which templates or kinds of formula."""
+    found: list[str] = []
     names: Counter[str] = Counter()
     for record in records:
         names.update(record.gap_templates)
-    if not names:
-        return []
-    listed = ", ".join(f"{name} ({count})" for name, count in most_frequent(names, NAMED_TEMPLATES).items())
-    sentences, paragraphs = sum(r.gap_sentences for r in records), sum(r.gap_paragraphs for r in records)
-    return [
-        f"{sentences} sentences in {paragraphs} paragraphs lack the text of templates that are in no table: "
-        f"{listed}. data.templates can name a file that says what they show."
-    ]
+    if names:
+        listed = ", ".join(f"{name} ({count})" for name, count in most_frequent(names, NAMED_TEMPLATES).items())
+        sentences, paragraphs = sum(r.gap_sentences for r in records), sum(r.gap_paragraphs for r in records)
+        became = "were left out, since they lack" if dropped else "lack"
+        found.append(
+            f"{sentences} sentences in {paragraphs} paragraphs {became} the text of templates that are in no table, or "
+            f"of formulas: {listed}. data.templates can name a file that says what templates show."
+        )
+    if left_open := sum(r.open_references for r in records):
+        many = counted(left_open, "reference was", "references were")
+        found.append(f"{many} never closed: each costs at most the rest of a sentence.")
+    return found
 
 
 def add_up(split: str, records: Iterable[ShardRecord], data: DataSettings) -> dict[str, list[dict[str, int]]]:

@@ -91,7 +91,8 @@ def _collect(running: set[Future[Any]], done: Callable[[Any], None]) -> set[Futu
 
 
 def store_encoder(folder: StoreFolder, data: DataSettings) -> Encoder:
-    return Encoder(make_tokenizer(read_vocabulary(folder.vocabulary_file), data.lower_case), data.lower_case)
+    vocabulary = read_vocabulary(folder.vocabulary_file)
+    return Encoder(make_tokenizer(vocabulary, data.lower_case, data.strip_accents), data.lower_case)
 
 
 _worker: Work

@@ -29,6 +29,8 @@ OFF: dict[str, Any] = {
     "squad": None,
     "leave_out_squad": False,
     "mix": {},
+    "strip_accents": None,
+    "gaps": "keep",
 }
 OFF |= {"encoding": "utf-8", "dataset": None, "subset": None, "split": "train"}
 
@@ -40,6 +42,8 @@ class PrepareError(UserError):
 def deciding_settings(data: DataSettings, given: Vocabulary | None) -> dict[str, Any]:
     """The settings that decide the store's bytes. Vocabulary and SQuAD file count by content, not by path."""
     settings = {k: v for k, v in asdict(data).items() if k not in DECIDE_NOTHING and OFF.get(k, ...) != v}
+    if data.strip_accents == data.lower_case:  # the same as null
+        settings.pop("strip_accents")
     if data.mix:
         settings["mix"] = {name: {"sentences_per_document": m.sentences_per_document, "share": m.share}
                            for name, m in data.mix.items()}  # fmt: skip
@@ -96,8 +100,9 @@ def begin(
     """The vocabulary of this store: as a run before left it, else made now and written."""
     path = folder.vocabulary_file
     if begun and path.is_file() and vocabulary_sha256(path) == begun["vocabulary"]["sha256"]:
-        lower_case, trained = asked["settings"]["lower_case"], begun["vocabulary"]["trained"]
-        return Vocabulary(read_vocabulary(path), path.read_bytes(), lower_case, trained)
+        settings, trained = asked["settings"], begun["vocabulary"]["trained"]
+        lower_case, strip_accents = settings["lower_case"], settings.get("strip_accents")
+        return Vocabulary(read_vocabulary(path), path.read_bytes(), lower_case, trained, strip_accents)
     vocabulary = make()
     if begun and vocabulary.sha256 != begun["vocabulary"]["sha256"]:
         raise PrepareError(

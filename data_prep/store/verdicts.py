@@ -5,6 +5,7 @@ import shutil
 from typing import Any
 
 from bert_lamb.settings import DataSettings
+from bert_lamb.settings.languages import has_rules
 from bert_lamb.words import counted
 from data_prep.reading.slices import Plan
 from data_prep.shards.folder import StoreFolder
@@ -30,6 +31,12 @@ def check_input(data: DataSettings, plan: Plan) -> None:
         names = [f.file.name for f in plan.files if f.seems == encoding]
         more = f" and {counted(len(names) - 1, 'more file')} seem" if len(names) > 1 else " seems"
         log.warning("not UTF-8: %s%s to be %s; to read them, set data.encoding=%s", names[0], more, encoding, encoding)
+    if not has_rules(data.language):
+        log.info(
+            "data.language=%s: the sentence splitter has no rules for it, and takes those of a related language or of "
+            "English",
+            data.language,
+        )
     if not plan.slices:
         raise PrepareError(
             f"data.paths={data.paths}: there is no text in these files: {'; '.join(plan.damages) or 'all are empty'}"

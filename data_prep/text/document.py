@@ -11,17 +11,19 @@ TOO_LARGE = f"larger than {LARGEST_DOCUMENT // MIB} MiB"
 
 @dataclass
 class Gaps:
-    """Text that is missing, since a template of a dump stands in no table."""
+    """Text of a dump that is missing: templates that stand in no table, formulas that are not plain."""
 
-    templates: Counter[str] = field(default_factory=Counter)  # name: how often
+    templates: Counter[str] = field(default_factory=Counter)  # name: how often; of formulas "<math>"
     sentences: int = 0  # that have a gap
     paragraphs: int = 0
+    open_references: int = 0  # that are never closed: each costs at most the rest of a sentence
 
     def add(self, other: "Gaps") -> None:
         """Adds those of another document."""
         self.templates.update(other.templates)
         self.sentences += other.sentences
         self.paragraphs += other.paragraphs
+        self.open_references += other.open_references
 
 
 def most_frequent(counted: Counter[str], most: int) -> dict[str, int]:

@@ -18,8 +18,13 @@ END = b"</page>"
 ARTICLES = "0"  # the namespace of articles, in every wiki
 
 
-def pages(piece: Piece, text: bytes, table: TemplateTable | None = None) -> Iterator[Document | Reject]:
-    """Every page of a piece, in order: an article, or why it is none. `table`: of templates; None: the built-in one."""
+def pages(
+    piece: Piece, text: bytes, table: TemplateTable | None = None, drop: bool = False
+) -> Iterator[Document | Reject]:
+    """Every page of a piece, in order: an article, or why it is none.
+
+    `table`: of templates; None: the built-in one. `drop`: sentences with a gap are left out.
+    """
     position, line = 0, piece.first
     while True:
         start = text.find(FIRST_PAGE, position)
@@ -39,12 +44,14 @@ def pages(piece: Piece, text: bytes, table: TemplateTable | None = None) -> Iter
             reason = "cut off: the file is damaged" if piece.truncated else "malformed XML: a page without its end"
             yield reject(piece, line, TOO_LARGE if len(raw) > LARGEST_DOCUMENT else reason, raw)
         else:
-            yield article(piece, line, raw, table)
+            yield article(piece, line, raw, table, drop)
         line += raw.count(b"\n")
         position = stop
 
 
-def article(piece: Piece, line: int, raw: bytes, table: TemplateTable | None = None) -> Document | Reject:
+def article(
+    piece: Piece, line: int, raw: bytes, table: TemplateTable | None = None, drop: bool = False
+) -> Document | Reject:
     """The article of one <page> element."""
     if len(raw) > LARGEST_DOCUMENT:
         return reject(piece, line, TOO_LARGE, raw)
@@ -73,7 +80,7 @@ def article(piece: Piece, line: int, raw: bytes, table: TemplateTable | None = N
         return left_out("no wikitext")
     gaps = Gaps()
     try:
-        text = running_text(revisions[-1].findtext("text") or "", piece.dropped_spaces, table, title, gaps)
+        text = running_text(revisions[-1].findtext("text") or "", piece.dropped_spaces, table, title, gaps, drop)
     except (RecursionError, ParserError) as error:
         return Reject(piece.file.name, line, f"markup that cannot be parsed: {type(error).__name__}", title)
     return Document(f"wikipedia:{key}", text, title, gaps=gaps) if text else left_out("no running text")

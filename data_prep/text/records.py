@@ -66,7 +66,7 @@ def _records(piece: Piece, text: bytes | None, data: DataSettings) -> Iterator[D
         from data_prep.text.template_table import template_table
 
         table = template_table(data.templates, data.language)
-        yield from pages(piece, read_piece(piece, data) if text is None else text, table)
+        yield from pages(piece, read_piece(piece, data) if text is None else text, table, data.gaps == "drop")
     elif whole_files(piece.file, data):
         yield _whole_file(piece, text, data)
     elif piece.file.format == ".txt" and not piece.file.sentences:

@@ -16,8 +16,9 @@ NAMESPACE = re.compile(r"^(?::|template *:|subst *:|safesubst *:)+ *", re.IGNORE
 PARAMETER = re.compile(r"\{([^{}]*)\}")
 BLANKS = re.compile(r"[\s_]+")
 REMEMBERED = 10_000  # names; a page may hold any number
-COMPUTED = ("quantity", "value", "number", "ordinal", "as of", "date", "ship")  # by template_values.py
+COMPUTED = ("quantity", "value", "number", "ordinal", "as of", "date", "formula", "ship")  # by template_values.py
 TEXTS = {"aliases": str, "computed": str, "units": str, "ranges": str, "thousands": str, "months": list}
+TEXTS |= {"formulas": str, "conjunctions": list}
 SECTIONS = ("text", "paragraph", "dropped", *TEXTS)
 
 
@@ -48,6 +49,8 @@ class TemplateTable:
     ranges: dict[str, str] = field(default_factory=dict)
     months: list[str] = field(default_factory=list)  # of the language; [] where nobody has written them down
     thousands: str = ""
+    formulas: dict[str, str] = field(default_factory=dict)  # a command of TeX: what is shown of it
+    conjunctions: list[str] = field(default_factory=list)  # of the language: words as "and"
     _searched: dict[str, Shown | None] = field(default_factory=dict)  # what the wildcards gave, since there are many
 
     def find(self, name: str) -> Shown | None:
@@ -81,6 +84,8 @@ def template_table(path: str | None = None, language: str = "en") -> TemplateTab
         table.ranges |= entries.get("ranges", {})
         table.months = entries.get("months", {}).get(language, table.months)
         table.thousands = entries.get("thousands", {}).get(language, table.thousands)
+        table.formulas |= entries.get("formulas", {})
+        table.conjunctions = entries.get("conjunctions", {}).get(language, table.conjunctions)
     for entries in sections:
         for name, target in entries.get("aliases", {}).items():
             if normal(target) not in table.shown:

@@ -5,10 +5,13 @@
 
 import re
 
+from data_prep.text.as_written import kept
+from data_prep.text.formulas import plain_formula
 from data_prep.text.template_table import TemplateTable
 
 Values = dict[str, str]
 
+ITALIC = re.compile("'{2,}")
 NUMBER = re.compile(r"[-+−–]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
 QUANTITY = re.compile(r"[-+−–]?(?:\d[\d,.]*(?:e[-+]?\d+)?|\.\d+)?(?:[-+]?\d+/{1,2}\d+)?", re.IGNORECASE)
 PLAIN = re.compile(r"([-−–]?)(\d+)(\.\d+)?")
@@ -33,6 +36,9 @@ def computed(rule: str, values: Values, table: TemplateTable) -> str | None:
         return as_of(values, table)
     if rule == "date":
         return date(values, table, values.get("df", "").lower() in DAY_FIRST)
+    if rule == "formula":
+        plain = plain_formula(ITALIC.sub("", values.get("1", "")), table.formulas)
+        return None if plain is None else kept(plain)
     return ship(values, rule.removeprefix("ship").strip())
 
 

@@ -25,13 +25,29 @@ SILENT = ("#tag", "#invoke:citation", "#invoke:cite", "#lst", "#section", "#seo"
 Template = tuple[int, int, int]  # where it begins, where it ends, braces on each side
 
 
-class Expander:
-    """The templates of one page. `names` are those that left a gap; the gap's character tells which."""
+class Holes:
+    """What left a gap on one page, by name; the gap's character tells which."""
 
-    def __init__(self, text: str, templates: list[Template], table: TemplateTable, title: str) -> None:
+    def __init__(self) -> None:
         self.names: list[str] = []
         self._numbers: dict[str, int] = {}
-        self._text, self._table, self._title = text, table, title
+
+    def hole(self, name: str) -> str:
+        """The character of a gap of this name."""
+        name = "".join(c for c in name if c.isprintable())[:LONGEST_NAME] or "(a name made by another template)"
+        index = self._numbers.setdefault(name, len(self._numbers))
+        if index > LAST_HOLE - FIRST_HOLE:
+            return GAP
+        if index == len(self.names):
+            self.names.append(name)
+        return chr(FIRST_HOLE + index)
+
+
+class Expander:
+    """The templates of one page."""
+
+    def __init__(self, text: str, templates: list[Template], table: TemplateTable, title: str, holes: Holes) -> None:
+        self._text, self._table, self._title, self._hole = text, table, title, holes.hole
         self._templates = sorted(templates, key=lambda t: (t[0], -t[1]))
 
     def text(self) -> str:
@@ -123,16 +139,6 @@ class Expander:
         parameters.read(self._text, position, stop - braces)
         parameters.end()
         return parameters.values
-
-    def _hole(self, name: str) -> str:
-        """The character of a gap, counted by name."""
-        name = "".join(c for c in name if c.isprintable())[:LONGEST_NAME] or "(a name made by another template)"
-        index = self._numbers.setdefault(name, len(self._numbers))
-        if index > LAST_HOLE - FIRST_HOLE:
-            return GAP
-        if index == len(self.names):
-            self.names.append(name)
-        return chr(FIRST_HOLE + index)
 
 
 class Parameters:

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import mwparserfromhell
 from mwparserfromhell.nodes import ExternalLink, HTMLEntity, Tag, Text, Wikilink
 
+from data_prep.text.as_written import MARKUP, WAITING, kept, restored
 from data_prep.text.document import Gaps
 from data_prep.text.sentences import cut, sentences
 from data_prep.text.template_table import TemplateTable, template_table
@@ -28,16 +30,21 @@ GAP_RUN = re.compile(rf" ?[{GAP}{MISSING}](?: ?[,;:،，；、]? ?[{GAP}{MISSING
 APART = re.compile(rf"(?<=\w){MISSING}(?=\w)|(?<=\d){GAP}(?=\w)|(?<=\w){GAP}(?=\d)")
 EMPTY_BRACKETS = re.compile(
     rf"\([\s{GAP},;:/–—-]*\)|\[[\s{GAP},;:]*\]|（[\s{GAP}、,;:：，；]*）|“[\s{GAP}]*”|«[\s{GAP}]*»|„[\s{GAP}]*“"
+    rf"|‘[\s{GAP}]*’|「[\s{GAP}]*」|『[\s{GAP}]*』|《[\s{GAP}]*》"
 )
+EMPTY_QUOTES = re.compile(rf"(?<![^\s({GAP}])([\"']){GAP}+\1(?!\w)")
 AFTER_BRACKET = re.compile(rf"([(（]) ?{GAP} ?(?:[,;:،，；] ?)?")
 BEFORE_BRACKET = re.compile(rf" ?(?:[,;:،，；] ?)?{GAP} ?([)）])")
-FIRST_SIGN = re.compile(rf"(^ ?|[.!?][\"'”»)]? ?){GAP} ?[,;:،，；] ?")  # a sentence that would begin with a comma
+# a sentence that would begin with a sign, a word with a hyphen or 's
+FIRST_SIGN = re.compile(rf"(^ ?|[.!?][\"'”»)]? |[。！？][”」』）]?)(?: ?{GAP} ?(?:[,;:.!?،，；：、。！？]+ ?|[–—-] ))+")
+ENDING = re.compile(rf"(?<![^\s(\[\"“«„—]){GAP}(?:['’]s\b|[-–](?=\w))")
+TWO_ENDS = re.compile(rf"(?<=[.!?]){GAP}\.(?!\.)")
 TWO_SIGNS = re.compile(rf"[,;:] ?{GAP} ?(?=[,;:.!?])")
 BEFORE_SIGN = re.compile(rf" ?{GAP} ?(?=[,.;:!?)])")
 GAPS = re.compile(rf" ?{GAP} ?")
 LEFT = re.compile(r"\{\{+|\}\}+|\[\[+|\]\]+|\{\||\|\}|<ref\b[^>]*>?|</ref>", re.IGNORECASE)
 VARIANTS = re.compile(r"-\{([^{}]*)\}-")  # the same in several scripts: -{zh-hans:...; zh-hant:...}-
-UNUSED = re.compile(f"[{MISSING}{OPEN}{CLOSED}]")  # no XML holds them
+UNUSED = re.compile(rf"[{MISSING}{OPEN}{CLOSED}]|{WAITING.pattern}")  # no text holds them
 BRACKET = re.compile(r"[\[\]]")
 DEEPEST = 6  # brackets in brackets that are left to the parser, whose time may grow faster than the text
 MOST_ROUNDS = 5  # of taking away markup that only showed when other markup went
@@ -50,28 +57,37 @@ def running_text(
     table: TemplateTable | None = None,
     title: str = "",
     gaps: Gaps | None = None,
+    drop: bool = False,
 ) -> str:
     """Paragraphs of an article, one a line; empty where it has none.
 
     `dropped_spaces` are the wiki's names (lower case) of the namespaces of pictures and categories. `table` says what
-    is shown of templates, the built-in one if None. What is missing in the text is added to `gaps`.
+    is shown of templates, the built-in one if None. What is missing in the text is added to `gaps`. `drop`: sentences
+    where something is missing are left out.
     """
     table = table or template_table()
     gaps = gaps if gaps is not None else Gaps()
-    text, names = without_blocks(UNUSED.sub("", wikitext).replace("\r\n", "\n"), dropped_spaces, table, title)
-    text = PARAGRAPH_TAG.sub("\n\n", BREAK.sub(" ", VARIANTS.sub(variant, text)))
+    blocks = without_blocks(UNUSED.sub("", wikitext).replace("\r\n", "\n"), dropped_spaces, table, title)
+    gaps.open_references += blocks.open_references
+    joins = joining(tuple(table.conjunctions))
+    text = PARAGRAPH_TAG.sub("\n\n", BREAK.sub(" ", VARIANTS.sub(variant, blocks.text)))
     text = ANY_TAG.sub("", text).replace("<", "&lt;")
     found = []
     for paragraph in paragraphs(text):
         holes = HOLE.findall(paragraph)
         marked = plain(HOLE.sub(MISSING, paragraph))
-        shown = joined(marked)
-        if any(c.isalnum() for c in shown):
+        shown = joined(marked, joins)
+        # a formula, whose characters are all waiting, is no paragraph
+        if not (any(c.isalnum() for c in shown) and any(c.isalnum() for c in marked)):
+            continue
+        if holes:
+            whole = [sentence for sentence in sentences(marked, table.language) if MISSING not in sentence]
+            gaps.templates.update(blocks.names[ord(hole) - FIRST_HOLE] for hole in holes)
+            gaps.paragraphs += 1
+            gaps.sentences += sum(1 for _ in sentences(marked, table.language)) - len(whole)
+            shown = joined("".join(whole), joins) if drop else shown
+        if shown:
             found.append(shown)
-            if holes:
-                gaps.templates.update(names[ord(hole) - FIRST_HOLE] for hole in holes)
-                gaps.paragraphs += 1
-                gaps.sentences += sum(MISSING in sentence for sentence in sentences(marked, table.language))
     return "\n".join(found)
 
 
@@ -81,8 +97,9 @@ def paragraphs(text: str) -> Iterator[str]:
     in_list = False
     for line, without_holes in zip(text.split("\n"), HOLE.sub(GAP, text).split("\n"), strict=True):
         bare = without_holes.strip(f" \t{GAP}")
-        indented = bare.startswith(":")
-        kind = bare.lstrip(": ")
+        begin = line.strip(f" \t{GAP}")  # a sign behind text that is missing makes no list
+        indented = begin.startswith(":")
+        kind = begin.lstrip(": ")
         dropped = kind.startswith((*LIST, *TABLE_ROW, "----")) or bool(HEADING.fullmatch(bare))
         if run and (dropped or indented or not bare):
             yield " ".join(run)
@@ -106,11 +123,18 @@ def plain(paragraph: str) -> str:
     return SWITCH.sub(lambda m: m[0] if m[1] != m[1].upper() else "", text)
 
 
-def joined(text: str) -> str:
-    """A plain paragraph whose gaps are closed, with no sign, blank or bracket too many."""
+@lru_cache(maxsize=8)
+def joining(conjunctions: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds a conjunction that joins nothing: a gap follows it, and then another one, a sign or the end."""
+    word = "|".join(re.escape(c) for c in conjunctions) or "(?!)"
+    return re.compile(rf"(?<!^)(?: (?:{word}) {GAP})(?=,? (?:{word}) | ?[.,;:!?)]| ?$)")
+
+
+def joined(text: str, joins: re.Pattern[str]) -> str:
+    """A plain paragraph whose gaps are closed, with no sign, blank, bracket or conjunction too many."""
     text = EMPTY_BRACKETS.sub(GAP, " ".join(QUOTES.sub("", text).split()))
     if GAP in text or MISSING in text:
-        text = without_gaps(text)
+        text = without_gaps(text, joins)
     text = text.replace(OPEN, "[").replace(CLOSED, "]")
     for _ in range(MOST_ROUNDS):
         if (less := QUOTES.sub("", LEFT.sub("", text))) == text:
@@ -118,15 +142,16 @@ def joined(text: str) -> str:
         text = less
     else:
         text = re.sub(r"[\[\]{}]|'{2,}", "", re.sub(r"'(?=[\[\]{}])", "", text))
-    return " ".join(text.split())
+    return " ".join(restored(text).split())
 
 
-def without_gaps(text: str) -> str:
+def without_gaps(text: str, joins: re.Pattern[str]) -> str:
     """The text with its gaps closed; it has single blanks."""
     text = APART.sub(" ", GAP_RUN.sub(one_gap, text)).replace(MISSING, GAP)
+    text = joins.sub(f" {GAP}", ENDING.sub(GAP, GAP_RUN.sub(one_gap, EMPTY_QUOTES.sub(GAP, text))))
     text = AFTER_BRACKET.sub(r"\1", BEFORE_BRACKET.sub(r"\1", text))
     text = EMPTY_BRACKETS.sub(GAP, EMPTY_BRACKETS.sub(GAP, text))
-    text = TWO_SIGNS.sub("", FIRST_SIGN.sub(r"\1", GAP_RUN.sub(one_gap, text)))
+    text = TWO_SIGNS.sub("", TWO_ENDS.sub("", FIRST_SIGN.sub(r"\1", GAP_RUN.sub(one_gap, text))))
     return GAPS.sub(lambda m: " " if " " in m[0] else "", BEFORE_SIGN.sub("", text))
 
 
@@ -186,13 +211,13 @@ def shown(code: Any) -> str:
 
 
 def entity(node: HTMLEntity) -> str:
-    """The character, or nothing where there is none of that number."""
+    """The character, kept as it is where it could be markup; nothing where there is none of that number."""
     try:
         character = str(node.normalize())
     except (ValueError, OverflowError):
         return ""
-    return (
-        ""
-        if "\ud800" <= character <= "\udfff" or (character < " " and character not in "\t\n") or HOLE.match(character)
-        else character
-    )
+    if "\ud800" <= character <= "\udfff" or (character < " " and character not in "\t\n"):
+        return ""
+    if HOLE.match(character) or WAITING.match(character):
+        return ""
+    return kept(character) if MARKUP.fullmatch(character) else character

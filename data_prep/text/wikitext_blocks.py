@@ -1,13 +1,16 @@
-"""What is dropped whole from wikitext: comments, references, formulas, tables, pictures, categories.
+"""What is dropped whole from wikitext: comments, references, tables, pictures, categories, formulas that are not plain.
 
 Each pass reads the page once, whatever is nested in it or left open, and leaves GAP where something stood. What was
 never closed costs the lines that visibly belong to it, not the rest of the page.
 """
 
 import re
+from typing import NamedTuple
 
+from data_prep.text.as_written import kept, kept_markup
+from data_prep.text.formulas import plain_formula
 from data_prep.text.template_table import TemplateTable
-from data_prep.text.templates import GAP, HOLE, Expander, Template
+from data_prep.text.templates import GAP, HOLE, Expander, Holes, Template
 
 Span = tuple[int, int]
 
@@ -16,14 +19,17 @@ DROPPED_TAGS = (  # extensions and HTML whose content is no running text
     "templatestyles|templatedata|hiero|inputbox|categorytree|includeonly|style|script|ul|ol|dl|table|h[1-6]"
 )
 TAG = re.compile(rf"<(/?)({DROPPED_TAGS})(?=[\s/>])[^<>]*?(/?)>", re.IGNORECASE)
-NOWIKI = re.compile(r"<(/?)nowiki\s*(/?)>", re.IGNORECASE)
-MARKUP = re.compile(r"[\[\]{}|'<>&*#:;=_!-]")
+FORMULAS = ("math", "chem", "ce")
+UNREAD = re.compile(r"<!--|<(/?)nowiki\s*(/?)>", re.IGNORECASE)
+NOWIKI, NOWIKI_END = (re.compile(rf"<{slash}nowiki\s*>", re.IGNORECASE) for slash in ("", "/"))
 BRACES = re.compile(r"\{\{+|\}\}+")
 TABLE = re.compile(r"^[ \t:*#]*(\{\||\|\})", re.MULTILINE)
 LINK = re.compile(r"\[\[|\]\]")
 EMPTY_LINE = re.compile(r"\n[ \t]*\n")
 CONTINUED = re.compile(r"(?:\n[ \t]*(?:[|!*}][^\n]*)?(?=\n|\Z))+")  # rows or parameters, and empty lines among them
 SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s)")
+IN_REFERENCE = re.compile(r"(\{\{+|\[+)|(\}\}+|\]+)|\n[ \t]*\n|\n|(?<=[.!?])(?=\s)|(?<=[。！？])")
+BEGINS_NESTED = re.compile(r"\s*(?:\{\{|\[)")
 DEEPEST_LINK = 4  # links in links; no page means more
 LONGEST_TARGET = 300  # characters of a link that may be its target; MediaWiki's titles have at most 255 bytes
 LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*|simple")  # prefix of an interlanguage link
@@ -31,85 +37,152 @@ PROJECTS = {"mw", "voy", "wmf", "doi", "rfc"}  # short prefixes that are no lang
 MEDIA = re.compile(r"\.(?:jpe?g|png|gif|svg|tiff?|webp|og[gavm]|oga|webm|mp[34]|mid|wav|flac|pdf|djvu)$", re.I)
 
 
-def without_blocks(
-    text: str, dropped_spaces: frozenset[str], table: TemplateTable, title: str = ""
-) -> tuple[str, list[str]]:
-    """Wikitext of links, styles and text, and the names of templates that left a hole (see templates.Expander).
+class Blocks(NamedTuple):
+    """A page of links, styles and text."""
 
-    `dropped_spaces`: lower-case namespaces of pictures and categories.
-    """
+    text: str
+    names: list[str]  # of what left a hole (see templates.Holes)
+    open_references: int  # references that are never closed
+
+
+def without_blocks(text: str, dropped_spaces: frozenset[str], table: TemplateTable, title: str = "") -> Blocks:
+    """Wikitext without blocks. `dropped_spaces`: lower-case namespaces of pictures and categories."""
     text = without_comments(HOLE.sub("", text.replace(GAP, "")))
-    text = without_nowiki(text)
-    text = cut_out(text, tag_spans(text))
+    holes = Holes()
+    tags = Tags(text)
+    text = cut_out(text, tags.spans, {f.span: formula_text(text, f, table, holes) for f in tags.formulas})
     templates, left_open = template_spans(text)
     if left_open:
         text = cut_out(text, left_open)
         templates, _ = template_spans(text)
-    expander = Expander(text, templates, table, title)
-    text = expander.text()
+    text = Expander(text, templates, table, title, holes).text()
     text = cut_out(text, table_spans(text))
-    return without_links(text, dropped_spaces), expander.names
+    return Blocks(without_links(text, dropped_spaces), holes.names, tags.open_references)
 
 
-def cut_out(text: str, spans: list[Span]) -> str:
-    """The text with GAP in place of each span; spans may overlap."""
+def cut_out(text: str, spans: list[Span], shown: dict[Span, str] | None = None) -> str:
+    """The text with GAP, or what is shown instead, in place of each span; spans may overlap."""
     parts, end = [], 0
     for start, stop in sorted(spans):
         if stop <= end:
             continue
         if start >= end:
-            parts += [text[end:start], GAP]
+            parts += [text[end:start], (shown or {}).get((start, stop), GAP)]
         end = stop
     return "".join(parts) + text[end:]
 
 
 def without_comments(text: str) -> str:
-    """A comment that has lines of its own takes their ends along; one left open ends with its line."""
+    """Neither comments nor marks of nowiki, between which all is kept as it is written; whichever begins first counts.
+
+    A comment that has lines of its own takes their ends along; one left open ends with its line. A nowiki left open
+    goes alone.
+    """
     parts, position, last_end = [], 0, text.rfind("-->")
-    while (start := text.find("<!--", position)) >= 0:
-        closed = start + 4 <= last_end
-        end = text.find("-->", start + 4) + 3 if closed else _line_end(text, start)
-        before = max(position, text.rfind("\n", position, start) + 1)
-        alone = (before == 0 or text[before - 1] == "\n") and not text[before:start].strip()
-        after = _line_end(text, end) if alone else end
-        alone = alone and not text[end:after].strip()
-        parts.append(text[position : before if alone else start])
-        position = min(after + 1, len(text)) if alone else end
-    return "".join(parts) + text[position:]
-
-
-def without_nowiki(text: str) -> str:
-    """What is to be shown as it is, in entities; a mark left open goes."""
-    parts, opened, position = [], None, 0
-    for mark in NOWIKI.finditer(text):
-        between = text[position : mark.start()]
-        closes = bool(mark[1]) and opened is not None
-        parts.append(MARKUP.sub(lambda c: f"&#{ord(c[0])};", between) if closes else between)
-        opened = None if closes or mark[2] else mark.end()
+    ends = [end.span() for end in NOWIKI_END.finditer(text)][::-1]
+    opened_until = 0  # before here every nowiki is left open
+    while mark := UNREAD.search(text, position):
+        start = mark.start()
+        if mark[0] == "<!--":
+            closed = start + 4 <= last_end
+            end = text.find("-->", start + 4) + 3 if closed else _line_end(text, start)
+            before = max(position, text.rfind("\n", position, start) + 1)
+            alone = (before == 0 or text[before - 1] == "\n") and not text[before:start].strip()
+            after = _line_end(text, end) if alone else end
+            alone = alone and not text[end:after].strip()
+            parts.append(text[position : before if alone else start])
+            position = min(after + 1, len(text)) if alone else end
+            continue
+        parts.append(text[position:start])
         position = mark.end()
+        if mark[1] or mark[2]:
+            continue
+        while ends and ends[-1][0] < position:
+            ends.pop()
+        if ends and start >= opened_until:
+            opened_until = _left_open_until(text, position, ends[-1][0])
+            if start >= opened_until:
+                parts.append(kept_markup(text[position : ends[-1][0]]))
+                position = ends[-1][1]
     return "".join(parts) + text[position:]
 
 
-def tag_spans(text: str) -> list[Span]:
-    """Elements of DROPPED_TAGS. One left open ends with its line, a reference also where the next begins."""
-    spans: list[Span] = []
-    opened: dict[str, list[int]] = {}
-    for tag in TAG.finditer(text):
-        name, start, end = tag[2].lower(), tag.start(), tag.end()
-        starts = opened.setdefault(name, [])
+def _left_open_until(text: str, start: int, end: int) -> int:
+    """Where the last empty line between nowikis lies that share one end; 0 where there is none."""
+    others = [other.start() for other in NOWIKI.finditer(text, start, end)]
+    lines = [line.start() for line in EMPTY_LINE.finditer(text, start, others[-1])] if others else []
+    return lines[-1] if lines else 0
+
+
+class Formula(NamedTuple):
+    """An element whose content is a formula."""
+
+    name: str
+    span: Span  # of the element
+    content: Span
+
+
+class Tags:
+    """Elements of DROPPED_TAGS. One left open ends with its line, a reference with its sentence."""
+
+    def __init__(self, text: str) -> None:
+        self.spans: list[Span] = []
+        self.formulas: list[Formula] = []
+        self.open_references = 0
+        self._text = text
+        opened: dict[str, list[Span]] = {}
+        for tag in TAG.finditer(text):
+            self._read(tag, opened.setdefault(tag[2].lower(), []))
+        for name, tags in opened.items():
+            if tags and name == "ref":
+                self._left_open(tags[0], len(text))
+            elif tags:
+                self.spans.append((tags[0][0], _line_end(text, tags[0][0])))
+
+    def _read(self, tag: re.Match[str], opened: list[Span]) -> None:
+        name = tag[2].lower()
         if tag[3]:
-            spans.append((start, end))
-        elif not tag[1]:
-            if name == "ref" and starts:  # references do not nest
-                left_open = starts.pop()
-                end_of_line = text.find("\n", left_open, start)
-                spans.append((left_open, start if end_of_line < 0 else end_of_line))
-            starts.append(start)
-        elif starts and not (name == "ref" and EMPTY_LINE.search(text, starts[-1], start)):
-            spans.append((starts.pop(), end))
+            self.spans.append(tag.span())
+            return
+        # references do not nest, nor does one hold an empty line
+        if name == "ref" and opened and (not tag[1] or EMPTY_LINE.search(self._text, opened[-1][1], tag.start())):
+            self._left_open(opened.pop(), tag.start())
+        if not tag[1]:
+            opened.append(tag.span())
+        elif not opened:
+            self.spans.append(tag.span())
         else:
-            spans.append((start, end))
-    return spans + [(starts[0], _line_end(text, starts[0])) for starts in opened.values() if starts]
+            start, content = opened.pop()
+            self.spans.append((start, tag.end()))
+            if name in FORMULAS:
+                self.formulas.append(Formula(name, self.spans[-1], (content, tag.start())))
+
+    def _left_open(self, tag: Span, limit: int) -> None:
+        """A reference that is never closed: it ends behind the template or link it begins with, or its sentence."""
+        self.open_references += 1
+        begins_nested = BEGINS_NESTED.match(self._text, tag[1], limit)
+        depth, border, end = 0, None, limit
+        for mark in IN_REFERENCE.finditer(self._text, tag[1], limit):
+            signs = len(mark[0]) // 2 if mark[0][:1] in ("{", "}") else len(mark[0])
+            if mark[1]:
+                depth += signs
+            elif mark[2]:
+                depth -= signs
+                if depth < 0 or (depth == 0 and begins_nested):
+                    end = mark.start() if depth < 0 else mark.end()
+                    break
+            elif depth == 0 or EMPTY_LINE.fullmatch(mark[0]):
+                end = mark.start()
+                break
+            elif border is None:
+                border = mark.start()  # where it ends if its template is never closed either
+        self.spans.append((tag[0], end if depth <= 0 or border is None else border))
+
+
+def formula_text(text: str, formula: Formula, table: TemplateTable, holes: Holes) -> str:
+    """A plain formula as it is read, any other one as a hole."""
+    plain = plain_formula(text[slice(*formula.content)], table.formulas, chemical=formula.name != "math")
+    return holes.hole(f"<{formula.name}>") if plain is None else kept(plain)
 
 
 def _line_end(text: str, start: int) -> int:

@@ -68,7 +68,8 @@ def what_readers_do(manifest: dict[str, Any]) -> None:
         assert len(about["sha256"]) == 64
         assert about["rows"] + about["tokens"] >= 0
     assert f"{manifest['unigram_entropy_nats']:.3f} {manifest['counts']['sentences']:,}"
-    assert "".join(manifest["notes"]) is not None
+    assert "".join([*manifest["notes"], *manifest.get("warnings", [])]) is not None
+    assert all(0 <= s <= 1 for shares in manifest.get("random_next_share", {}).values() for s in shares.values())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -78,6 +78,8 @@ MANY = {  # override: what the one message must hold
     "data.sentences_per_document=5": "data.sentences_per_document=5 works with data.source=text",
     "data.leave_out_squad=true": "data.leave_out_squad=True: also name the questions",
     "data.lower_case=false": "data.lower_case=False, but the data in",
+    "data.gaps=drop": "data.gaps=drop works with data.source=wikipedia_dump, not with",
+    "data.strip_accents=false": "data.strip_accents=False, but the data in",
     "handover.moments=some": "handover.moments=some: choose one of keep, keep_reset_step, fresh",
     "optimizer.no_decay=[bias,LayerNrom]": "optimizer.no_decay part 'LayerNrom' matches no parameter",
     "optimizer.beta1=1": "optimizer.beta1=1.0",

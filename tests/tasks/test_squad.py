@@ -231,6 +231,56 @@ def test_perfect_spans_give_the_answers_back(tokenizer):
         assert windows.char_from[here].min() > span[0] or windows.char_to[here].max() < span[1]
 
 
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "river cafe\u0301",  # an accent of its own
+        "x\u0323\u0301\u20dd",  # several, one of which encloses
+        "กิ",  # a Thai vowel above
+        "น้ำ",  # and one with a width behind a tone
+        "हिन्दी",  # Devanagari: vowel signs with a width
+        "हिन्दु",  # and without
+        "م\u064f\u0651",  # Arabic vowels
+        "❤\ufe0f",  # an emoji with a variation selector
+        "👍🏽",  # with a colour of skin
+        "👩🏽\u200d🔬\ufe0f",  # joined ones
+        "क्\u200d",  # a letter that asks to be joined
+        "river",
+        "é",
+        "x",
+    ],
+)
+@pytest.mark.parametrize("after", ["", " ", ". ", " mural", "\u3000", ", \u0301x"])
+def test_an_answer_takes_the_marks_that_follow_it(answer, after, lowercase):
+    context = f"the {answer}{after}"
+    words = [
+        "river",
+        "mural",
+        "cafe",
+        "the",
+        "x",
+        "e",
+        "ก",
+        "น",
+        "ह",
+        "##न",
+        "##द",
+        "م",
+        "❤",
+        "👍",
+        "👩🏽🔬",
+        "##ी",
+        "हि",
+        "क",
+    ]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ",", ".", *words]
+    small = BertWordPieceTokenizer({p: i for i, p in enumerate(pieces)}, lowercase=lowercase)._tokenizer
+    question = Question("q", "the?", context, [answer], (4, 4 + len(answer)))
+    windows = cut_windows([question], small, RULES)
+    assert span_text(question, windows, 0, *windows.answer[0]) == answer
+
+
 def test_perfect_scores_are_predicted_as_perfect_text(tokenizer):
     """Windows wide enough that the one with the most context around an answer's start holds all of it."""
     rules = FinetuneSettings(max_length=110, stride=16, max_query=10, max_answer=40, n_best=20)

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from prepare_tools import data_settings, write_text
+from prepare_tools import data_settings, write_jsonl, write_text
 from tokenizers import BertWordPieceTokenizer
 from tools import ROOT
+from transformers import BertTokenizerFast
 
-from bert_lamb.data.store import StoreError
+from bert_lamb.data.manifest import read_manifest
+from bert_lamb.data.store import StoreError, read_documents
 from bert_lamb.data.vocabulary import (
     SPECIAL_TOKENS,
     continuation_pieces,
@@ -21,12 +23,13 @@ from bert_lamb.data.vocabulary import (
     special_ids,
 )
 from bert_lamb.errors import UserError
+from data_prep.prepare import prepare
 from data_prep.shards.encoder import Encoder
-from data_prep.shards.tokenizer import VocabularyError, given_vocabulary, train_vocabulary
+from data_prep.shards.tokenizer import VocabularyError, given_vocabulary, train_vocabulary, vocabulary_problems
 
 REPEAT = """
 from data_prep.shards.tokenizer import train_vocabulary
-from prepare_tools import data_settings, write_text
+from prepare_tools import data_settings, write_jsonl, write_text
 print(train_vocabulary(write_text(1, 120), data_settings(vocab_size=250)).sha256)
 """
 
@@ -166,3 +169,100 @@ def test_the_word_by_word_encoder_gives_the_tokenizer_s_ids(trained, lower_case,
     assert Encoder(tokenizer, lower_case).encode(texts) == expected
     monkeypatch.setattr("data_prep.shards.encoder.MOST_WORDS", 7)
     assert Encoder(tokenizer, lower_case).encode(texts) == expected
+
+
+MARKED = [
+    "Zażółć gęślą jaźń",
+    "El niño cantó",
+    "がぎぐ カガ",
+    "Straße über Öl",
+    "한국어",
+    "cafe\u0301",
+    "naïve İstanbul",
+    "กิ่น ไม้",
+]
+
+
+@pytest.fixture(scope="module")
+def marked() -> list[str]:
+    """Entries with and without accents, in both cases."""
+    text = [*write_text(3, 60), *(form(line) for line in MARKED * 5 for form in (str, str.lower, str.upper))]
+    cased = train_vocabulary(text, data_settings(vocab_size=500, lower_case=False))
+    bare = train_vocabulary(text, data_settings(vocab_size=300))
+    return list(dict.fromkeys([*cased.entries, *bare.entries]))
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+@pytest.mark.parametrize("strip_accents", [None, True, False])
+def test_tokens_are_those_of_transformers(marked, lower_case, strip_accents):
+    """Of BertTokenizerFast with the same two options, for the whole tokenizer and for the encoder of sentences."""
+    rng = random.Random(8)
+    signs = [*"".join(MARKED), *"abeiou AEB.,-", "\u0301", "\u200d", "\ufe0f", "東", "x" * 99]
+    texts = [*MARKED, *("".join(rng.choices(signs, k=rng.randint(1, 30))) for _ in range(1000))]
+    vocabulary = {entry: i for i, entry in enumerate(marked)}
+    theirs = BertTokenizerFast(vocab=vocabulary, do_lower_case=lower_case, strip_accents=strip_accents)
+    expected = [theirs(text, add_special_tokens=False)["input_ids"] for text in texts]
+    ours = make_tokenizer(marked, lower_case, strip_accents)
+    assert [ours.encode(text, add_special_tokens=False).ids for text in texts] == expected
+    assert Encoder(ours, lower_case).encode(texts) == expected
+    if strip_accents not in (None, lower_case):
+        by_default = make_tokenizer(marked, lower_case)
+        assert expected != [by_default.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("entries", "settings", "accepted"),
+    [
+        (["niño"], {}, False),
+        (["niño"], {"strip_accents": False}, True),
+        (["niño"], {"strip_accents": True}, False),
+        (["Niño"], {"lower_case": False}, True),
+        (["Niño"], {"lower_case": False, "strip_accents": True}, False),
+        (["Nino"], {"lower_case": False, "strip_accents": True}, True),
+        (["##が"], {}, False),
+        (["##か", "ł", "ß", "東", "ᄒ", "##ø"], {}, True),
+        (["한"], {}, False),  # text without accents has its three letters
+        (["cafe\u0301"], {}, False),
+    ],
+)
+def test_a_vocabulary_with_accents_is_refused_where_they_are_stripped(tmp_path, entries, settings, accepted):
+    problems = vocabulary_problems([*SPECIAL_TOKENS, "a", *entries], data_settings(vocab_size=0, **settings))
+    assert (not problems) is accepted
+    if not accepted:
+        (problem,) = problems
+        assert f"of its entries have accents or other marks, e.g. {entries[0]!r}" in problem
+        assert "data.strip_accents=false" in problem
+
+
+def test_accents_that_are_kept_get_entries():
+    text = ["El niño cantó en la mañana."] * 20
+    of = {strip: train_vocabulary(text, data_settings(strip_accents=strip)).entries for strip in (None, True, False)}
+    assert of[None] == of[True]
+    assert "ñ" in of[False]
+    assert not any("ñ" in entry for entry in of[None])
+
+
+def test_old_stores_strip_accents_as_bert_does(trained, tmp_path):
+    (tmp_path / "vocab.txt").write_bytes(trained.content)
+    about = trained.about()
+    assert about.pop("strip_accents") is True
+    old = load_tokenizer(tmp_path, {"tokenizer": about})
+    assert old.normalizer.normalize_str("É") == "e"
+    kept = load_tokenizer(tmp_path, {"tokenizer": about | {"strip_accents": False}})
+    assert kept.normalizer.normalize_str("É") == "é"
+
+
+def test_a_store_keeps_the_accents_that_it_is_asked_to_keep(tmp_path):
+    """From the settings through the trained vocabulary to the tokens and the tokenizer of whoever opens the store."""
+    text = write_jsonl(tmp_path / "a.jsonl", [f"El Niño cantó {n}.\nÉl sí." for n in range(30)])
+    for strip, words in ((False, "el niño cantó"), (None, "el nino canto")):
+        store = tmp_path / str(strip)
+        prepare(data_settings(paths=[text], strip_accents=strip, heldout_share=0.0, passes=1), store)
+        manifest = read_manifest(store)
+        assert manifest["tokenizer"]["strip_accents"] is (strip is None)
+        tokenizer = load_tokenizer(store, manifest)
+        tokens = read_documents(next(store.glob("train/documents-*"))).tokens.tolist()
+        assert tokens[: len(tokenizer.encode(words, add_special_tokens=False).ids)] == (
+            tokenizer.encode(words, add_special_tokens=False).ids
+        )
+        assert tokenizer.decode(tokens).startswith(words)

@@ -100,6 +100,7 @@ def test_a_second_run_does_nothing_and_says_so(text, store, caplog):
 
 def test_a_finished_store_does_not_need_its_raw_text(store, tmp_path):
     prepare(data_settings(paths=[tmp_path / "deleted"]), store)
+    prepare(data_settings(paths=[tmp_path / "deleted"], strip_accents=True), store)  # the same as null, in lower case
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,7 @@ def test_a_finished_store_does_not_need_its_raw_text(store, tmp_path):
         ({"seed": 4, "passes": 3}, "- data.passes: 2 -> 3\n- data.seed: 3 -> 4\n"),
         ({"seq_lens": [32]}, r"- data.seq_lens: \[32, 64\] -> \[32\]\n"),
         ({"lower_case": False}, "- data.lower_case: True -> False\n"),
+        ({"strip_accents": False}, "- data.strip_accents: None -> False\n"),
     ],
 )
 def test_other_settings_are_refused_with_the_difference(text, store, changed, message):

@@ -319,7 +319,13 @@ def test_templates_without_an_entry_are_counted_in_the_notes(tmp_path):
     table = tmp_path / "mine.toml"
     table.write_text('[text]\nmystery = "{1} km"\n')
     stores = {}
-    for name, more in (("one", {"processes": 1}), ("two", {"processes": 2}), ("mine", {"templates": str(table)})):
+    ways = {
+        "one": {"processes": 1},
+        "two": {"processes": 2},
+        "drop": {"gaps": "drop"},
+        "mine": {"templates": str(table)},
+    }
+    for name, more in ways.items():
         data = settings(tmp_path, root=str(tmp_path / name), **more)
         prepare(data, Path(data.root) / data.name)
         stores[name] = read_manifest(Path(data.root) / data.name)
@@ -327,6 +333,13 @@ def test_templates_without_an_entry_are_counted_in_the_notes(tmp_path):
     note = next(n for n in stores["one"]["notes"] if "lack the text" in n)
     assert note.startswith("60 sentences in 30 paragraphs lack")
     assert "mystery (60), riddle (30)" in note
+    assert [n for n in stores["drop"]["notes"] if n == note.replace("lack", "were left out, since they lack")]
+    assert "gaps" not in stores["one"]["settings"]
+    assert stores["drop"]["settings"] == stores["one"]["settings"] | {"gaps": "drop"}
+    sentences = {
+        name: sum(store["counts"][n] for n in ("sentences", "heldout_sentences")) for name, store in stores.items()
+    }
+    assert sentences["drop"] == sentences["one"] - 60
     note = next(n for n in stores["mine"]["notes"] if "lack the text" in n)
     assert note.startswith("30 sentences in 30 paragraphs lack")
     assert "mystery (30), riddle (30)" in note

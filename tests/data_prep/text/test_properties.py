@@ -94,7 +94,7 @@ def encoder(finished: Path) -> Encoder:
 @given(text_)
 def test_ids_are_the_tokenizer_s(encoder: Encoder, text: str):
     split = list(sentences(clean(text), "en"))
-    expected = [encoder._tokenizer.encode(s, add_special_tokens=False).ids for s in split]
+    expected = [encoder.tokenizer.encode(s, add_special_tokens=False).ids for s in split]
     assert encoder.encode(split) == expected
 
 
@@ -103,7 +103,7 @@ def test_ids_are_the_tokenizer_s(encoder: Encoder, text: str):
 def test_no_markup_crashes_the_reading_of_a_page(wikitext: str):
     page = f"<page><title>T</title><ns>0</ns><id>1</id><revision><text>{escape(wikitext)}</text></revision></page>"
     piece = Piece(SourceFile("d.xml", "d.xml", ".xml", ""), 0, 0, 1, dropped_spaces=frozenset({"file"}))
-    found = article(piece, 1, page.encode(), data_settings(source="wikipedia_dump"))
+    found = article(piece, 1, page.encode())
     assert isinstance(found, Document | Reject)
     if isinstance(found, Document):
         assert found.text.strip()

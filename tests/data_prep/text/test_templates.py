@@ -92,7 +92,7 @@ def test_the_title_is_known_the_year_is_not():
     [
         ("{{x|2020}}, the town grew.", "the town grew."),
         ("It is old. {{x}}, the town grew.", "It is old. the town grew."),
-        ("A, {{x}}, b and {{x}}.", "A, b and."),
+        ("A, {{x}}, b and {{x}}.", "A, b."),
         ("A {{x}} b {{x}} {{y}} c.", "A b c."),
         ("A ({{x}}) b ({{x}}, c) d (e; {{x}}) f ( {{x}} ; {{y}} ) g (({{x}})) h.", "A b (c) d (e) f g h."),
         ("1914{{x}}1918 and a{{x}}b and 5{{x}}km.", "1914 1918 and a b and 5 km."),
