@@ -1,15 +1,6 @@
 from bert_lamb.settings.checks import SettingsError, setting_problems, without_effect
-from bert_lamb.settings.command import (
-    command,
-    compose_settings,
-    conf_dir,
-    given_overrides,
-    phase_steps,
-    read_settings,
-    register_schema,
-    settings_yaml,
-    to_settings,
-)
+from bert_lamb.settings.command import command, given_arguments, given_overrides, read_settings, settings_yaml
+from bert_lamb.settings.compose import compose_settings, conf_dir, phase_steps, register_schema
 from bert_lamb.settings.recipe import (
     RECIPE_PARTS,
     as_dict,
@@ -58,6 +49,7 @@ __all__ = [
     "conf_dir",
     "difference",
     "finetune_recipe",
+    "given_arguments",
     "given_overrides",
     "leaves",
     "load_yaml",
@@ -70,6 +62,5 @@ __all__ = [
     "setting_problems",
     "settings_yaml",
     "source_of",
-    "to_settings",
     "without_effect",
 ]

@@ -74,10 +74,11 @@ SHARES = ("data.heldout_share", "data.short_share", "data.max_reject_share", "mo
 
 
 class SettingsError(UserError):
-    """One message with every problem found."""
+    """One message with every problem found; a single one as it is."""
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("these settings cannot run:\n" + "\n".join(f"- {p}" for p in problems))
+        listed = "these settings cannot run:\n" + "\n".join(f"- {p}" for p in problems)
+        super().__init__(problems[0] if len(problems) == 1 else listed)
         self.problems = problems
 
 
