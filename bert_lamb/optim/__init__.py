@@ -2,6 +2,7 @@ from bert_lamb.optim.groups import decay_groups
 from bert_lamb.optim.lamb import Lamb
 from bert_lamb.optim.lars import LARS, Lars
 from bert_lamb.optim.layerwise import Layerwise
+from bert_lamb.optim.named import preset_values
 from bert_lamb.optim.rows import has_compiler
 from bert_lamb.optim.rule import PRESETS, Preset, Rule
 from bert_lamb.optim.schedules import Schedule, linear_epoch_warmup, set_lr, square_root_scaled
@@ -9,5 +10,5 @@ from bert_lamb.optim.update import Readings
 
 __all__ = [
     "LARS", "PRESETS", "Lamb", "Lars", "Layerwise", "Preset", "Readings", "Rule", "Schedule", "decay_groups",
-    "has_compiler", "linear_epoch_warmup", "set_lr", "square_root_scaled",
+    "has_compiler", "linear_epoch_warmup", "preset_values", "set_lr", "square_root_scaled",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from bert_lamb.settings.recipe import (
     leaves,
     recipe,
     recipe_hash,
+    recipe_rows,
     source_of,
 )
 from bert_lamb.settings.schema import (
@@ -58,6 +59,7 @@ __all__ = [
     "read_settings",
     "recipe",
     "recipe_hash",
+    "recipe_rows",
     "register_schema",
     "setting_problems",
     "settings_yaml",

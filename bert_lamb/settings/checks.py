@@ -300,7 +300,7 @@ def _hardware(s: Settings) -> Iterator[str]:
         yield f"hardware.peak_tflops={h.peak_tflops} must be above 0: give the manufacturer's TFLOP/s, or null"
     for number in (1, 2):
         phase = s.phase(number)
-        if phase.global_batch < h.devices:
+        if 1 <= phase.global_batch < h.devices:  # one below 1 is told of by its own check
             yield (
                 f"phase{number}.global_batch={phase.global_batch} cannot be split over hardware.devices={h.devices}: "
                 "raise the batch or use fewer devices"

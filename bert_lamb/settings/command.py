@@ -30,6 +30,7 @@ from bert_lamb.settings.compose import (
     register_schema,
     searched_folder,
 )
+from bert_lamb.settings.help import stage_help
 from bert_lamb.settings.messages import argument_problem, compose_message
 from bert_lamb.settings.schema import Settings
 from bert_lamb.settings.yaml_files import SettingsFileError, first_line, load_yaml
@@ -74,6 +75,8 @@ def command(
     if stage is None:
         return functools.partial(command, check=check, checked=checked, multirun=multirun)
 
+    begun = False  # until then whatever is raised is about what was typed
+
     @functools.wraps(stage)
     def task(config: DictConfig) -> None:
         nonlocal begun
@@ -94,11 +97,12 @@ def command(
                 raise TaskError(message) from error
             sys.exit(_fail(message))  # here, since Hydra would print a line of its own first
 
-    begun = False
-
     def run() -> None:
         nonlocal begun
         begun = False
+        if {"--help", "-h"} & {*sys.argv[1:]}:
+            print(stage_help(stage.__globals__["__spec__"].name))
+            return
         try:
             given = _arguments(sys.argv[1:], multirun)
         except ArgumentError as error:

@@ -3,7 +3,6 @@
 import argparse
 import copy
 import dataclasses
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -242,7 +241,7 @@ def _opened(config_dir: str | None) -> Iterator[None]:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             if config_dir:
                 path = create_config_search_path(str(conf_dir()))
-                folder = f"file://{os.path.abspath(config_dir)}"
+                folder = f"file://{Path(config_dir).absolute()}"
                 path.prepend(provider=SEARCHED, path=folder, anchor=SearchPathQuery(provider="schema"))
                 opened.clear()
                 Hydra.create_main_hydra2(task_name="app", config_search_path=path)

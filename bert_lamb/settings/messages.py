@@ -48,6 +48,8 @@ def argument_problem(arguments: Sequence[str]) -> str | None:
         if argument.startswith("-") and option not in OPTIONS:
             written = f"{option.lstrip('-')}={value or '...'}"
             return f"{argument}: no such option; write settings without dashes, as {written}; --help lists the groups"
+        if not argument.strip():
+            return f"{argument!r} is empty; write a setting as key=value"
         if argument.startswith("="):
             return f"{argument}: the key is missing; write a setting as key=value"
     return None
