@@ -25,6 +25,7 @@ from bert_lamb.settings.compose import (
     checked_settings,
     conf_dir,
     every_problem,
+    is_sweep,
     plain_settings,
     read_arguments,
     register_schema,
@@ -136,10 +137,11 @@ def _arguments(arguments: Sequence[str], multirun: bool) -> argparse.Namespace:
 
 
 def _what_stopped_hydra(error: Exception, given: argparse.Namespace) -> str:
-    """Every problem of a command line; of a sweep, whose trials Hydra composes one by one, the first."""
-    if given.multirun or given.cfg or given.info:
+    """Every problem of a command line; of a sweep those of what all its trials have, else the first of a trial."""
+    if given.cfg or given.info:
         return compose_message(error)
-    return str(SettingsError(every_problem(given.overrides, given.config_dir, error)))
+    overrides = [o for o in given.overrides if not (given.multirun and is_sweep(o))]
+    return str(SettingsError(every_problem(overrides, given.config_dir, error)))
 
 
 def given_overrides() -> list[str]:

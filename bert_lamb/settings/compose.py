@@ -18,6 +18,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bert_lamb.errors import UserError
@@ -113,6 +114,14 @@ def every_problem(overrides: Sequence[str], config_dir: str | None, error: Excep
     with _opened(config_dir):
         problems = _each_override(overrides)
     return problems or [compose_message(error) if error else "these settings cannot be composed"]
+
+
+def is_sweep(override: str) -> bool:
+    """Whether an override holds several values; one that cannot be read does not."""
+    try:
+        return any(o.is_sweep_override() for o in OverridesParser.create().parse_overrides([override]))
+    except HydraException:
+        return False
 
 
 def _each_override(overrides: Sequence[str]) -> list[str]:
