@@ -5,33 +5,19 @@ import runpy
 import sys
 
 from bert_lamb.errors import EXIT_USAGE
-
-STAGES = {  # name: module, what it does
-    "fetch": ("data_prep.fetch", "downloads the corpus that data.hub or data.dataset names"),
-    "prepare": ("data_prep.prepare", "turns raw text into a token store"),
-    "inspect": ("data_prep.inspect", "shows a prepared sequence, its mask, and the batch of a step"),
-    "report-data": ("bert_lamb.report_data", "writes figures of a prepared store"),
-    "plan": ("bert_lamb.plan", "prints steps, tokens, FLOPs and hours of a recipe, and the source of each setting"),
-    "rehearse": ("bert_lamb.rehearse", "runs a recipe's whole chain, made small, in about a minute"),
-    "pretrain": ("bert_lamb.pretrain", "trains both phases on a token store"),
-    "finetune": ("bert_lamb.finetune", "fine-tunes a pretrained run on SQuAD and computes F1"),
-    "evaluate": ("bert_lamb.evaluate", "scores a run's predictions again"),
-    "report": ("bert_lamb.report", "writes tables and figures of a run"),
-    "verify": ("bert_lamb.verify", "checks the hashes of a token store and a run"),
-    "sweep": ("bert_lamb.sweep", "runs the chain for each combination of settings"),
-}
+from bert_lamb.settings.help import STAGES
 
 
 def main() -> None:
     """Runs the stage that the first argument names; the others are its settings, as key=value."""
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in ("-h", "--help") or arguments == ["help"]:
         print(usage())
         return
-    stage, *settings = arguments
+    stage, *settings = arguments if arguments[0] != "help" else [arguments[1], "--help"]
     if stage not in STAGES:
         sys.exit(_unknown(stage))
-    module = STAGES[stage][0]
+    module = STAGES[stage].module
     sys.argv = [f"bert-lamb {stage}", *settings]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
@@ -39,9 +25,17 @@ def main() -> None:
 def usage() -> str:
     """The stages, one a line, in the order of the chain."""
     width = max(map(len, STAGES))
-    lines = [f"  {name:{width}}  {words}" for name, (_, words) in STAGES.items()]
-    example = "bert-lamb pretrain experiment=sample phase1.peak_lr=0.008"
-    return "\n".join(["usage: bert-lamb STAGE [key=value ...], for example:", f"  {example}", "", "stages:", *lines])
+    lines = [f"  {name:{width}}  {stage.does}" for name, stage in STAGES.items()]
+    examples = [
+        f"  bert-lamb {name} {settings}\n    {purpose}"
+        for name, number in (("prepare", 1), ("plan", 1), ("rehearse", 1), ("pretrain", 1), ("sweep", 0))
+        for settings, purpose in [STAGES[name].examples[number]]
+    ]
+    more = "`bert-lamb STAGE --help` says what a stage reads and writes, and which settings decide."
+    return "\n".join(
+        ["usage: bert-lamb STAGE [key=value ...]", "", "stages, in the order of the chain:", *lines, "", "examples:",
+         *examples, "", more]
+    )  # fmt: skip
 
 
 def _unknown(stage: str) -> int:

@@ -1,17 +1,15 @@
 """The plan: `python -m bert_lamb.plan [overrides]`. What a recipe takes, and where each of its values comes from."""
 
-from typing import Any
-
 from bert_lamb.data.manifest import read_manifest
 from bert_lamb.data.store import StoreError
 from bert_lamb.hardware import choose_precision, wait_passively_if_busy
-from bert_lamb.optim import OFFERED
+from bert_lamb.optim import preset_values
 from bert_lamb.parallel import device_count, run_device
 from bert_lamb.planning.cost import budget, budget_text, vocabulary_size
 from bert_lamb.planning.preflight import memory_warnings, unused_devices
 from bert_lamb.planning.rates import measured_rates
 from bert_lamb.run import data_folder, locate_run, precision_here
-from bert_lamb.settings import RECIPE_PARTS, Settings, as_dict, command, leaves, source_of, without_effect
+from bert_lamb.settings import Settings, as_dict, command, recipe_rows, without_effect
 
 
 @command
@@ -34,25 +32,10 @@ def main(s: Settings) -> None:
     if manifest is None:
         print(f"  (no prepared data in {data_folder(s)} yet: the size of the vocabulary is taken from data.vocab_size)")
     print("\nsettings that decide the result, and where each value comes from:")
-    parts = {part: as_dict(s)[part] for part in (*RECIPE_PARTS, "finetune")}
-    rows = [(name, _shown(s, name, value), source_of(s.sources, name)) for name, value in leaves(parts)]
+    rows = recipe_rows(as_dict(s), preset_values(s.optimizer.preset), without_effect(s.optimizer.preset))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, value, source in rows:
         print(f"  {name:{widths[0]}}  {value:{widths[1]}}  {source}")
-
-
-def _shown(s: Settings, name: str, value: Any) -> str:
-    """The value; where the optimizer's preset decides, the preset's."""
-    part, _, leaf = name.partition(".")
-    if part != "optimizer" or value is not None:
-        return "none" if value is None else str(value)
-    preset = OFFERED[s.optimizer.preset]
-    if leaf in without_effect(s.optimizer.preset):
-        return "not used"
-    if leaf.startswith("beta"):
-        return str(preset.rule.betas[int(leaf[-1]) - 1])
-    value = preset.max_grad_norm if leaf == "max_grad_norm" else getattr(preset.rule, leaf)
-    return "none" if value is None else str(value)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from bert_lamb.run.stages import first_failure
-from bert_lamb.settings import Settings, SettingsError, compose_settings
+from bert_lamb.settings import Settings, command, compose_settings, given_arguments
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +30,13 @@ TEXT = (
 )  # the embedded corpus, and some of its questions
 
 
-def main() -> None:
+@command(checked=False)  # what is checked is the small recipe, by its stages
+def main(_: Settings) -> None:
     """Prints what is replaced, then runs the stages; exit code 1 where one fails."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("hydra").setLevel(logging.WARNING)
-    given = sys.argv[1:]
-    try:
-        replaced = rehearsal_overrides(given)
-    except SettingsError as error:
-        sys.exit(f"error: {error}")
-    chosen = [override for override in given if override.startswith("experiment=")]
-    others = [override for override in given if override not in chosen]
+    given = given_arguments()
+    replaced = rehearsal_overrides(given)
+    chosen = [argument for argument in given if argument.startswith(("experiment=", "--config-dir="))]
+    others = [argument for argument in given if argument not in chosen]
     log.info("rehearsal of %s; replaced:\n  %s", " ".join(chosen) or "the default experiment", "\n  ".join(replaced))
     failed, words = first_failure([*chosen, *replaced, *others])
     if failed:

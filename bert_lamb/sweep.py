@@ -19,7 +19,7 @@ from bert_lamb.jsonfiles import read_object
 from bert_lamb.reporting.summary import summary
 from bert_lamb.run import locate_run
 from bert_lamb.run.stages import STAGES, first_failure
-from bert_lamb.settings import Settings, command
+from bert_lamb.settings import Settings, command, given_arguments
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def trial(s: Settings) -> None:
     hydra = HydraConfig.get()
     overrides, number = list(hydra.overrides.task), int(hydra.job.num)
     log.info("trial %d: %s", number, " ".join(overrides))
-    failed, reason = first_failure(overrides)
+    failed, reason = first_failure(given_arguments())
     if failed:
         log.error("trial %d: %s failed; the other trials are run", number, failed)
     folder = None if failed == STAGES[0] else str(locate_run(s).path)

@@ -13,11 +13,11 @@ def duration(seconds: float) -> str:
 
 
 def rough_duration(seconds: float) -> str:
-    """A time that is only estimated: "less than a minute", "12 minutes", "1.5 hours"."""
+    """A time that is only estimated: "less than a minute", "about 12 minutes", "about 1.5 hours"."""
     if seconds >= 3600:
-        return f"{seconds / 3600:,.1f} hours"
+        return f"about {seconds / 3600:,.1f} hours"
     minutes = round(seconds / 60)
-    return counted(minutes, "minute") if minutes else "less than a minute"
+    return f"about {counted(minutes, 'minute')}" if minutes else "less than a minute"
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -24,6 +24,11 @@ OPTIMIZER_WORDS = {
     "adamw": "AdamW", "muon": "Muon and AdamW",
 }  # fmt: skip
 FAR_BELOW = 4  # times: the square-root rule then asks for half the learning rate (why 4: docs/schedules.md)
+# What a step takes besides forward and backward, for the plan's hours only. Assumed, and told as assumed.
+UPDATE_BYTES = 40  # per parameter, read and written by an optimizer's step: weights, gradients and two moments, fp32
+MEMORY_BYTES_S = {"cuda": 3e12, "cpu": 2.5e10}  # an H100's copy; some cores of a CPU (docs/log.md)
+SUM_BYTES = 8  # per parameter, sent by each device where gradients are summed: a ring sends fp32 twice
+LINK_BYTES_S = {"cuda": 2e11, "cpu": 2e9}  # between devices of one node; guesses
 
 
 class BudgetError(UserError):
@@ -59,6 +64,7 @@ class Budget:
     precision: Precision
     phases: tuple[PhaseBudget, PhaseBudget]
     flops: float
+    update_s: float  # of a step: the optimizer, and the sum of gradients over devices; assumed
     hours: float
 
     def record(self) -> dict[str, Any]:
@@ -96,8 +102,15 @@ def budget(
         _phase(s, 2, devices, precision.name, vocab_size, manifest, rates or {}),
     )
     flops = sum(p.flops for p in phases)
-    hours = sum(p.flops / (p.tflops * 1e12 * devices) for p in phases) / 3600
-    return Budget(devices, precision, phases, flops, hours)
+    update_s = step_overhead_s(parameter_count(s.model, vocab_size), devices, "cuda" if use_cuda(s.hardware) else "cpu")
+    hours = sum(p.flops / (p.tflops * 1e12 * devices) + p.steps * update_s for p in phases) / 3600
+    return Budget(devices, precision, phases, flops, update_s, hours)
+
+
+def step_overhead_s(parameters: int, devices: int, kind: str) -> float:
+    """Seconds of a step that do not depend on its batch: many small steps take longer than few large ones."""
+    shared = SUM_BYTES * (devices - 1) / devices / LINK_BYTES_S[kind]
+    return parameters * (UPDATE_BYTES / MEMORY_BYTES_S[kind] + shared)
 
 
 def device_rate(s: Settings, seq_len: int) -> tuple[float, str]:
@@ -144,7 +157,8 @@ def _phase(
         batch = (rows * phase.seq_len, phase.seq_len, rows * masked)
         memory += activation_bytes(s.model, vocab_size, *batch, precision, h.recompute, not cuda)
     sequences = phase.steps * phase.global_batch
-    learning_rates = [lr(step) for step in range(phase.steps)]
+    turns = (0, lr.warmup_steps - lr.first_step, lr.warmup_steps + lr.hold_steps - lr.first_step)  # highest at one
+    rates_there = [lr(min(max(0, turn - before), phase.steps - 1)) for turn in turns for before in (0, 1)]
     tflops, source = rates.get(number) or device_rate(s, phase.seq_len)
     passes = None
     if manifest:
@@ -153,14 +167,16 @@ def _phase(
     return PhaseBudget(
         phase.seq_len, phase.steps, phase.global_batch, micro, micro_batches, sequences, sequences * phase.seq_len,
         sequences * training_flops(s.model, vocab_size, phase.seq_len, masked), tflops, source,
-        learning_rates[0], max(learning_rates), learning_rates[-1], passes, memory / 2**30,
+        lr(0), max(rates_there), lr(phase.steps - 1), passes, memory / 2**30,
     )  # fmt: skip
 
 
 def budget_text(s: Settings, b: Budget) -> str:
     """The plan as people read it before they pay for it."""
     devices = f"{counted(b.devices, 'device')} (hardware={s.hardware.name})"
-    lines = [f"{s.experiment}: BERT-{s.model.name}, {OPTIMIZER_WORDS[s.optimizer.preset]}, {devices}"]
+    steps, sequences = sum(p.steps for p in b.phases), sum(p.sequences for p in b.phases)
+    in_all = f"{counted(steps, 'step')}, {_big(sequences)} sequences"
+    lines = [f"{s.experiment}: BERT-{s.model.name}, {OPTIMIZER_WORDS[s.optimizer.preset]}, {in_all}, {devices}"]
     each = " on each device" if b.devices > 1 else ""
     for number, p in enumerate(b.phases, 1):
         rises = f"0 -> {p.peak_lr:.3g}" if p.first_lr == 0 else f"{p.first_lr:.3g}"
@@ -170,11 +186,12 @@ def budget_text(s: Settings, b: Budget) -> str:
             f"  phase {number}: {counted(p.steps, 'step')} x {counted(p.global_batch, 'sequence')} x {p.seq_len} "
             f"tokens = {_big(p.tokens)} tokens{read}; {p.flops:.2e} FLOPs; {rate}"
         )
-        own = schedule(s, number)
-        if s.phase(number).lr_rule == "untuned":
+        own, given = schedule(s, number), s.phase(number)
+        if given.lr_rule == "untuned":
             lines.append(
                 f"           untuned rule: peak lr {own.peak_lr:.3g}, warm-up {own.warmup_steps:,} of "
-                f"{counted(own.total_steps, 'step')}"
+                f"{counted(own.total_steps, 'step')}, from phase{number}.peak_lr={given.peak_lr} and "
+                f"phase{number}.warmup_steps={given.warmup_steps} at a batch of {given.lr_batch}"
             )
         cut = f"micro-batches as large as the memory allows{each}"
         if p.micro_batches is not None and p.micro_batch is not None:
@@ -186,11 +203,18 @@ def budget_text(s: Settings, b: Budget) -> str:
     more = "" if b.phases[0].micro_batches else ", plus activations"
     size = f"{most:.1f} GiB" if most >= 1 else f"{1024 * most:.0f} MiB"
     lines.append(f"  memory: about {size} per device{more}")
-    lines.append(f"  {b.flops:.2e} FLOPs: about {rough_duration(3600 * b.hours)} at {rate_words(b.record()['phases'])}")
+    rates = rate_words(b.record()["phases"])
+    lines.append(f"  {b.flops:.2e} FLOPs: {rough_duration(3600 * b.hours)} at {rates}")
+    lines.append(
+        f"  of these {rough_duration(steps * b.update_s)} for {counted(steps, 'step')} of the optimizer and the sum of "
+        f"gradients, {1000 * b.update_s:.2g} ms each (assumed)"
+    )
     lines += [f"  warning: {warning}" for warning in batch_warnings(s)]
     return "\n".join(lines)
 
 
 def _big(count: int) -> str:
     """ "85.2 G", "7.37 M"."""
+    if count < 1e6:
+        return f"{count:,}"
     return f"{count / 1e9:.3g} G" if count >= 1e9 else f"{count / 1e6:.3g} M"

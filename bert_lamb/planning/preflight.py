@@ -74,7 +74,10 @@ def _devices(s: Settings) -> list[str]:
         return []
     there, asked = torch.cuda.device_count(), device_count(s.hardware)
     if there == 0:
-        return ["hardware.device=cuda: torch finds no GPU here; hardware.device=cpu runs without one"]
+        return [
+            f"hardware={s.hardware.name} asks for {counted(asked, 'GPU')}, and torch finds none here: run it where "
+            "they are, or choose hardware=auto or hardware=cpu"
+        ]
     return [f"hardware.devices={asked}: this machine has {counted(there, 'GPU')}"] if asked > there else []
 
 

@@ -20,7 +20,7 @@ from bert_lamb.run import (
     parts,
     precisions,
 )
-from bert_lamb.settings import RECIPE_PARTS, SettingsFileError, leaves, load_yaml, mistyped, recipe_hash, source_of
+from bert_lamb.settings import SettingsFileError, load_yaml, mistyped, recipe_hash
 from bert_lamb.words import counted
 
 NEEDED = ("experiment", "seed", "model.name", "data.source", "phase1.steps", "phase1.global_batch", "phase2.steps",
@@ -146,16 +146,6 @@ def read_run(path: Path) -> RunRecord:
         origin=origin,
         problems=[problem.replace(f"{path}/", "") for problem in problems],  # the same wherever the folder lies
     )
-
-
-def recipe_rows(s: DictConfig) -> list[tuple[str, str, str]]:
-    """Key, value and source of everything that decides the pretrained weights and the F1."""
-    parts = {part: plain(s)[part] for part in (*RECIPE_PARTS, "finetune") if part in s}  # older runs lack some
-    unset = {"optimizer": "the preset's", "phase2": "phase 1's schedule continues"}  # what null means there
-    return [
-        (key, unset.get(key.split(".")[0], "none") if value is None else str(value), source_of(s.sources, key))
-        for key, value in leaves(parts)
-    ]
 
 
 def plain(s: DictConfig) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bert_lamb.reporting.read_run import PhaseRecord, RunRecord, recipe_rows
+from bert_lamb.optim import preset_values
+from bert_lamb.reporting.read_run import PhaseRecord, RunRecord, plain
 from bert_lamb.run import Part, differences
-from bert_lamb.settings import leaves
+from bert_lamb.settings import leaves, recipe_rows, without_effect
 from bert_lamb.words import counted, duration, rate_words
 
 PAPER = {  # arXiv 1904.00962, Table 1, BERT-Large, LAMB: batches of both phases -> steps, SQuAD v1.1 dev F1
@@ -57,9 +58,15 @@ def report_text(run: RunRecord, figures: list[tuple[str, str]]) -> str:
         ["## What went wrong", "", *_events(run)],
         ["## Machine", "", *_machine(run)],
         ["## Data", "", *_data(run)],
-        ["## Recipe", "", *table("setting | value | source", recipe_rows(s))],
+        ["## Recipe", "", *table("setting | value | source", _recipe(run))],
     ]
     return "\n\n".join("\n".join(lines).strip("\n") for lines in sections) + "\n"
+
+
+def _recipe(run: RunRecord) -> list[tuple[str, str, str]]:
+    tree = plain(run.settings)
+    preset = str(tree.get("optimizer", {}).get("preset"))
+    return recipe_rows(tree, preset_values(preset), without_effect(preset))
 
 
 def table(header: str, rows: Iterable[Iterable[Any]]) -> list[str]:

@@ -1,15 +1,6 @@
 from bert_lamb.settings.checks import SettingsError, setting_problems, without_effect
-from bert_lamb.settings.command import (
-    command,
-    compose_settings,
-    conf_dir,
-    given_overrides,
-    phase_steps,
-    read_settings,
-    register_schema,
-    settings_yaml,
-    to_settings,
-)
+from bert_lamb.settings.command import command, given_arguments, given_overrides, read_settings, settings_yaml
+from bert_lamb.settings.compose import compose_settings, conf_dir, phase_steps, register_schema
 from bert_lamb.settings.kept_steps import kept_steps
 from bert_lamb.settings.recipe import (
     RECIPE_PARTS,
@@ -19,6 +10,7 @@ from bert_lamb.settings.recipe import (
     leaves,
     recipe,
     recipe_hash,
+    recipe_rows,
     source_of,
 )
 from bert_lamb.settings.schema import (
@@ -59,6 +51,7 @@ __all__ = [
     "conf_dir",
     "difference",
     "finetune_recipe",
+    "given_arguments",
     "given_overrides",
     "kept_steps",
     "leaves",
@@ -68,10 +61,10 @@ __all__ = [
     "read_settings",
     "recipe",
     "recipe_hash",
+    "recipe_rows",
     "register_schema",
     "setting_problems",
     "settings_yaml",
     "source_of",
-    "to_settings",
     "without_effect",
 ]

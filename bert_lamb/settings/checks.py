@@ -77,10 +77,11 @@ SHARES = ("data.heldout_share", "data.short_share", "data.max_reject_share", "mo
 
 
 class SettingsError(UserError):
-    """One message with every problem found."""
+    """One message with every problem found; a single one as it is."""
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("these settings cannot run:\n" + "\n".join(f"- {p}" for p in problems))
+        listed = "these settings cannot run:\n" + "\n".join(f"- {p}" for p in problems)
+        super().__init__(problems[0] if len(problems) == 1 else listed)
         self.problems = problems
 
 
@@ -307,7 +308,7 @@ def _hardware(s: Settings) -> Iterator[str]:
         yield f"hardware.peak_tflops={h.peak_tflops} must be above 0: give the manufacturer's TFLOP/s, or null"
     for number in (1, 2):
         phase = s.phase(number)
-        if phase.global_batch < h.devices:
+        if 1 <= phase.global_batch < h.devices:  # one below 1 is told of by its own check
             yield (
                 f"phase{number}.global_batch={phase.global_batch} cannot be split over hardware.devices={h.devices}: "
                 "raise the batch or use fewer devices"

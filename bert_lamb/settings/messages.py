@@ -9,12 +9,19 @@ from bert_lamb.settings.schema import Settings
 
 GROUP_FOLDERS = {"phase1": "phase (phase@phase1=...)", "phase2": "phase (phase@phase2=...)"}
 KEY_OF_GROUP = {"phase": "phase@phase1 or phase@phase2"}  # what the command line calls a group, where not its folder
+GROUPS = [f.name for f in dataclasses.fields(Settings) if dataclasses.is_dataclass(f.type)]
+GROUPS_WITH_FILES = ("model", "data", "optimizer", "phase1", "phase2", "finetune", "hardware")
 NOISE = re.compile(r"full_key: |object_type=|reference_type=|provider=|Config search path|$")  # of Hydra's messages
 OPTIONS = {  # of Hydra
-    "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r",
-    "--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn", "--config-dir",
-    "-cd", "--experimental-rerun", "--info", "-i",
+    "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--run", "-r",
+    "--multirun", "-m", "--shell-completion", "-sc", "--config-dir", "-cd", "--info", "-i",
 }  # fmt: skip
+OTHER_RECIPES = "choose a recipe with experiment=..., from a folder of your own with --config-dir=FOLDER experiment=..."
+REFUSED = {  # options of Hydra that would leave the settings' schema, or unpickle a file
+    **dict.fromkeys(("--config-path", "-cp", "--config-name", "-cn"), OTHER_RECIPES),
+    "--experimental-rerun": "to continue a run, give its command again, or run.name",
+    **dict.fromkeys(("--package", "-p"), "--cfg job prints all settings"),
+}
 
 
 def compose_message(error: Exception) -> str:
@@ -36,9 +43,13 @@ def argument_problem(arguments: Sequence[str]) -> str | None:
     """What is wrong with the form of a command line that Hydra would answer with its usage or a traceback."""
     for argument in arguments:
         option, _, value = argument.partition("=")
+        if option in REFUSED:
+            return f"{argument}: this option of Hydra is not used here; {REFUSED[option]}"
         if argument.startswith("-") and option not in OPTIONS:
             written = f"{option.lstrip('-')}={value or '...'}"
             return f"{argument}: no such option; write settings without dashes, as {written}; --help lists the groups"
+        if not argument.strip():
+            return f"{argument!r} is empty; write a setting as key=value"
         if argument.startswith("="):
             return f"{argument}: the key is missing; write a setting as key=value"
     return None
@@ -50,10 +61,6 @@ def _about_a_key(text: str) -> str | None:
     if found := re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+')", text):
         named = override.group(1) if override else full or found.group(1)
         return unknown_key_message(named.lstrip("+~"))
-    if found := re.search(r"Could not delete from config. '([^']+)' does not exist", text):
-        return unknown_key_message(found.group(1))
-    if found := re.search(r"Error merging override (~\S+)", text):
-        return f"{found.group(1)}: a setting cannot be removed; give it a value (null, if that means none)"
     if found := re.search(r"An item is already at '([^']+)'", text):
         return f"+{found.group(1)}: this setting exists already; write it without the +"
     return None
@@ -67,12 +74,14 @@ def _about_a_group(text: str) -> str | None:
         return f"{found.group(1)}: no such group; did you mean {' or '.join(found.group(2).rstrip('?').split(', '))}?"
     if found := re.search(r"Multiple values for (\S+)\. To override", text):
         return f"{found.group(1)} has a choice already; to make another, write {found.group(1)}=... without the +"
-    if found := re.search(r"Cannot find primary config '([^']+)'", text):
-        return f"--config-name={found.group(1)}: no such file in conf/; choose a recipe with experiment=..."
+    if found := re.search(r"In '([^']+)': ValidationError [\s\S]*Cannot convert '\w+Config' to string", text):
+        return f"{found.group(1)}.yaml: its first line must be `# @package _global_`, its others settings, as `seed: 1`"
+    if "maximum recursion depth" in text:
+        return "its defaults lead back to itself"
     if "Config group override must be a string" in text:
         return "a group of settings is set to the name of a file, as in model=large; --help lists groups and files"
     key = _full_key(text)
-    if key and re.search(r"is not a subclass of \w+Settings", text):
+    if key in GROUPS and re.search(r"is not a subclass of \w+Settings", text):
         folder = GROUP_FOLDERS.get(key, key)
         return f"{key} is a group of settings: choose a file of conf/{folder}, or set {key}.<key>=value"
     return None
@@ -81,11 +90,7 @@ def _about_a_group(text: str) -> str | None:
 def _about_a_value(text: str) -> str | None:
     """A value of the wrong type, none where one is needed, or several where one is."""
     if found := re.search(r"Ambiguous value for argument '([^'=]+)=([^']*)'", text):
-        key, values = found.groups()
-        return (
-            f"{key}={values}: several values are for `bert-lamb sweep` (make sweep), which runs the chain for each; "
-            f"write a list as {key}=[{values}]"
-        )
+        return several_message(*found.groups())
     key = _full_key(text)
     if key is None:
         return None
@@ -93,10 +98,6 @@ def _about_a_value(text: str) -> str | None:
         return f"{key}={found.group(1)}: a value of type {found.group(2).lower()} is expected"
     if re.search(r"field '[\w.]+' is not Optional", text):
         return f"{key}=null: a value is needed here"
-    if "missing mandatory value" in text.lower():
-        group = key.partition(".")[0]
-        folder = GROUP_FOLDERS.get(group, group)  # which of several keys is named changes from run to run
-        return f"{group} lacks values: choose a file of conf/{folder}, or set each missing one, as {key}=value"
     if found := re.search(r"Interpolation key '([^']+)' not found", text):
         return f"{key} refers to ${{{found.group(1)}}}, but there is no such setting"
     if re.search(r"\w+ is not a ListConfig", text):
@@ -104,12 +105,41 @@ def _about_a_value(text: str) -> str | None:
     return None
 
 
+def lacking_message(group: str, keys: Sequence[str]) -> str:
+    """Settings of a group without a value: taken out with ~, set to ???, or in none of the files."""
+    if group == "experiment":
+        return "experiment has no value: the file of an experiment says its own name, as `experiment: my_recipe`"
+    if group not in GROUPS:
+        return f"{group} has no value: a setting cannot be removed; give it a value, as {group}=..."
+    folder = GROUP_FOLDERS.get(group, group)
+    choose = f"choose a file of conf/{folder}, or set" if group in GROUPS_WITH_FILES else "set"
+    example = keys[0] if "." in keys[0] else f"{group}.<key>"
+    return f"{group} lacks values: {choose} each missing one, as {example}=value"
+
+
+def removal_message(key: str) -> str:
+    """A setting that ~ was to take out."""
+    if key not in {*_all_keys(), *GROUPS}:
+        return unknown_key_message(key)
+    return f"~{key}: a setting cannot be removed; give it a value (null, if that means none)"
+
+
+def several_message(key: str, values: str) -> str:
+    """Several values where one is expected."""
+    return (
+        f"{key}={values}: several values are for `bert-lamb sweep` (make sweep), which runs the chain for each; "
+        f"write a list as {key}=[{values}]"
+    )
+
+
 def _about_the_form(override: str, text: str) -> str:
     """An argument that is no key=value."""
     if "missing EQUAL" in text:
         return f"{override}: no value; write a setting as {override}=value, without blanks around the ="
+    why = text.splitlines()[0]
+    why = f" ({why})" if not why.startswith(("LexerNoViableAlt", "Error parsing override")) else ""
     return (
-        f"{override} cannot be read as key=value ({text.splitlines()[0]}); put values with blanks or "
+        f"{override} cannot be read as key=value{why}; put values with blanks or "
         """special characters in quotes: 'data.paths=["/my texts"]'"""
     )
 
@@ -135,6 +165,8 @@ def missing_file_message(wanted: str, text: str) -> str:
 def unknown_key_message(key: str) -> str:
     """Names the key and the valid ones nearest to it."""
     keys = _all_keys()
+    if key in keys:
+        return f"{key}: a value of another form is expected; `--cfg job` shows it"
     groups = sorted({k.rpartition(".")[0] for k in keys if "." in k})
     same_group = [k for k in keys if k.rpartition(".")[0] == key.rpartition(".")[0]]
     near = [k for k in same_group if "." in key and k.endswith(key.rpartition(".")[2])]

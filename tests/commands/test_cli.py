@@ -8,7 +8,7 @@ import sys
 import pytest
 from tools import ROOT, environment
 
-from bert_lamb.cli import STAGES
+from bert_lamb.settings.help import STAGES
 
 
 def bert_lamb(*arguments: str) -> subprocess.CompletedProcess:
@@ -18,9 +18,7 @@ def bert_lamb(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_is_a_module_with_a_make_target(name: str) -> None:
-    module, words = STAGES[name]
-    assert importlib.util.find_spec(module)
-    assert words
+    assert importlib.util.find_spec(STAGES[name].module)
     target = {"report-data": "data-report"}.get(name, name)
     assert re.search(rf"^{target}: install ## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
@@ -30,7 +28,7 @@ def test_every_command_is_a_stage() -> None:
     found = [p for folder in ("bert_lamb", "data_prep") for p in (ROOT / folder).glob("*.py")]
     commands = {f"{p.parent.name}.{p.stem}" for p in found if '__name__ == "__main__"' in p.read_text()}
     internal = {"bert_lamb.cli", "data_prep.begin"}  # the first job of an array, started by launch/
-    assert commands - internal == {module for module, _ in STAGES.values()}
+    assert commands - internal == {stage.module for stage in STAGES.values()}
 
 
 def test_without_a_stage_it_lists_them() -> None:

@@ -15,7 +15,9 @@ from bert_lamb.planning.cost import budget, budget_text
 from bert_lamb.planning.rates import WORDS, device_tflops, measured_rates
 from bert_lamb.run import RunFolder
 from bert_lamb.run.eta import TimeLeft
+from bert_lamb.run.schedule import schedule
 from bert_lamb.settings import compose_settings
+from bert_lamb.words import rough_duration
 
 CPU = torch.device("cpu")
 
@@ -29,10 +31,45 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hours_follow_from_the_measured_rates(place: Path) -> None:
     s = tiny(place)
     plan = budget(s, 2, BF16, None, {1: (0.5, WORDS), 2: (0.25, WORDS)})
-    seconds = sum(p.flops / (rate * 1e12 * 2) for p, rate in zip(plan.phases, (0.5, 0.25), strict=True))
+    seconds = sum(
+        p.flops / (rate * 1e12 * 2) + p.steps * plan.update_s for p, rate in zip(plan.phases, (0.5, 0.25), strict=True)
+    )
     assert plan.hours == pytest.approx(seconds / 3600)
     assert "measured here, not compiled" in budget_text(s, plan)
     assert "(assumed)" in budget_text(s, budget(s, 2, BF16))
+
+
+def test_more_steps_of_fewer_sequences_take_longer() -> None:
+    """The same sequences in all: only the steps are more."""
+    few, many = (
+        compose_settings(["experiment=bert_large_table1", f"phase1.global_batch={batch}"]) for batch in (32768, 512)
+    )
+    a, b = budget(few, 8, BF16), budget(many, 8, BF16)
+    steps = [sum(p.steps for p in plan.phases) for plan in (a, b)]
+    assert steps == [15_625, 1_000_000]
+    assert a.flops == pytest.approx(b.flops, rel=1e-4)
+    assert 3600 * (b.hours - a.hours) == pytest.approx((steps[1] - steps[0]) * a.update_s, rel=0.05)
+    assert b.hours > a.hours + 1
+    for s, plan, total in ((few, a, "15,625 steps"), (many, b, "1,000,000 steps")):
+        head = budget_text(s, plan).splitlines()[0]
+        assert f"{total}, 512 M sequences" in head
+        assert "phase1.peak_lr=0.005 and phase1.warmup_steps=3125 at a batch of 32768" in budget_text(s, plan)
+
+
+@pytest.mark.parametrize("overrides", [
+    (), ("phase1.decay_origin=warmup_end", "phase1.hold_steps=100"), ("phase1.warmup_steps=0",),
+    ("experiment=bert_large_table1", "phase1.global_batch=32768"),
+])  # fmt: skip
+def test_the_highest_rate_is_that_of_every_step(overrides: tuple[str, ...]) -> None:
+    s = compose_settings(overrides)
+    for number, phase in enumerate(budget(s, 1, BF16).phases, 1):
+        rate = schedule(s, number)
+        assert phase.peak_lr == max(rate(step) for step in range(phase.steps))
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(10, "less than a minute"), (700, "about 12 minutes")])
+def test_a_rough_duration_reads_well(seconds: float, words: str) -> None:
+    assert rough_duration(seconds) == words
 
 
 def test_a_rate_is_work_over_time(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

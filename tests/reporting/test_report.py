@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from tools import composed
 
+from bert_lamb.optim import PRESETS
 from bert_lamb.report import main, write_report
 from bert_lamb.reporting.figures import loss_figure, schedule_figure, squad_figure, throughput_figure, trust_figure
 from bert_lamb.reporting.read_run import ReportError, read_run
@@ -135,7 +136,8 @@ def test_the_whole_report(tmp_path):
     ]
     assert row(text, "phase1.peak_lr")[1] == "0.01"
     assert row(text, "optimizer.preset")[2].startswith("arXiv 1904.00962")
-    assert row(text, "optimizer.eps")[1] == "the preset's"
+    assert row(text, "optimizer.eps")[1:] == ["1e-06", PRESETS["paper"].source]
+    assert row(text, "model.init_from")[1:] == ["none", "-"]
     assert str(tmp_path) not in text
     for stem in FIGURES:
         assert f"({stem}.png)" in text

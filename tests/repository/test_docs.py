@@ -47,7 +47,8 @@ def test_documented_command_runs(page: str, command: str):
             continue
         module, overrides = line[line.index("-m") + 1], line[line.index("-m") + 2 :]
         assert importlib.util.find_spec(module), f"{page}: {command}: no module {module}"
-        if ".bench." not in module:
+        own_files = any(o.startswith("--config-dir=") for o in overrides)  # composed in test_command_lines.py
+        if ".bench." not in module and not own_files:
             compose_all([o.replace("[...]", "[x]").removesuffix("...") for o in overrides])
 
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 from tools import composed
 
-from bert_lamb.optim import OFFERED, Lamb, Lars, MuonAdamW, Rule
-from bert_lamb.plan import _shown
-from bert_lamb.settings import SettingsError, conf_dir
+from bert_lamb.optim import OFFERED, Lamb, Lars, MuonAdamW, Rule, preset_values
+from bert_lamb.settings import SettingsError, as_dict, conf_dir, recipe_rows, without_effect
 from bert_lamb.training.assembly import make_optimizer
 
 FILES = {path.stem for path in (Path(conf_dir()) / "optimizer").glob("[!_]*.yaml")}
@@ -99,9 +98,28 @@ def test_settings_that_make_no_sense_are_refused(overrides: list[str], named: st
         composed(*overrides)
 
 
-def test_the_plan_shows_the_presets_values() -> None:
-    google, lars = composed("optimizer=lamb_google"), composed("optimizer=lars")
-    shown = {name: _shown(google, f"optimizer.{name}", None) for name in ("beta2", "bias_correction", "max_grad_norm")}
+def table(*overrides: str) -> dict[str, tuple[str, str]]:
+    s = composed(*overrides)
+    rows = recipe_rows(as_dict(s), preset_values(s.optimizer.preset), without_effect(s.optimizer.preset))
+    return {key: (value, source) for key, value, source in rows}
+
+
+def test_the_table_shows_the_presets_values_and_their_source() -> None:
+    google, lars = table("optimizer=lamb_google"), table("optimizer=lars", "optimizer.beta1=0.8")
+    shown = {name: google[f"optimizer.{name}"][0] for name in ("beta2", "bias_correction", "max_grad_norm")}
     assert shown == {"beta2": "0.999", "bias_correction": "none", "max_grad_norm": "1.0"}
-    assert _shown(google, "optimizer.phi_bounds", None) == "none"
-    assert (_shown(lars, "optimizer.beta1", None), _shown(lars, "optimizer.eps", None)) == ("0.9", "not used")
+    assert google["optimizer.phi_bounds"] == ("none", OFFERED["google"].source)
+    assert (lars["optimizer.beta1"][0], lars["optimizer.eps"][0]) == ("0.8", "not used")
+
+
+def test_the_table_has_a_value_for_every_preset() -> None:
+    for file in FILES:
+        assert not [key for key, (value, _) in table(f"optimizer={file}").items() if value in ("None", "the preset's")]
+
+
+def test_what_a_recipe_leaves_out_is_credited_to_nobody() -> None:
+    rows = table("experiment=bert_large_table1", "phase1.global_batch=512")
+    assert rows["model.init_from"] == ("none", "-")
+    assert rows["phase2.peak_lr"][0] == "phase 1's schedule continues"
+    assert rows["phase1.peak_lr"][0] == "0.005 at a batch of 32768", "the rule gives another one for this batch"
+    assert table()["phase1.peak_lr"][0] == "0.01"

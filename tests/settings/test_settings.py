@@ -321,7 +321,8 @@ def test_hours_come_from_a_measurement_where_there_is_one(tmp_path: Path) -> Non
     first, second = b.phases
     assert first.tflops == 400.0
     assert second.tflops == s.hardware.assumed_tflops
-    assert b.hours == pytest.approx((first.flops / 400e12 + second.flops / 316e12) / 8 / 3600)
+    updates_s = (first.steps + second.steps) * b.update_s
+    assert b.hours == pytest.approx(((first.flops / 400e12 + second.flops / 316e12) / 8 + updates_s) / 3600)
     text = budget_text(s, b)
     assert f"400 TFLOP/s per device (measured on NVIDIA H200, commit 0123456 ({path}))" in text
     assert f"316 TFLOP/s per device (assumed: {path} has no BERT-large at 512 tokens)" in text
