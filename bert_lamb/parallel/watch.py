@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import DistBackendError, TCPStore
 
 from bert_lamb.errors import EXIT_FAILED
 from bert_lamb.jsonfiles import parse_json
@@ -29,7 +29,6 @@ MOST_LOOK_S = 5.0  # seconds between two looks of the thread, at most
 LOOKS = 20  # in hardware.timeout_s, at least
 DUMP_LOOKS = 3  # that the ranks get to write down their stacks, and the process then gets to end by itself
 DUMP = "dump"  # key of the store: every rank that sees it writes down its stacks
-OWN_FAULTS = (torch.OutOfMemoryError, torch.AcceleratorError)  # no sign of another rank's end
 PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -57,7 +56,7 @@ class Watch:
         try:
             yield
         except RuntimeError as error:
-            if isinstance(error, OWN_FAULTS) or "CUDA error" in str(error):
+            if _is_own(error):
                 raise
             raise LostRankError(
                 f"rank {self._rank} of {self._ranks} on {socket.gethostname()} lost another rank in {what} "
@@ -165,6 +164,13 @@ def _where(place: dict[str, Any]) -> str:
     if not place:
         return "not heard of since it started"
     return f"process {place['process']} of {place['host']}, at {place['at']}"
+
+
+def _is_own(error: RuntimeError) -> bool:
+    """Whether this rank's device failed. What torch's communication raises means another rank, whatever it says."""
+    if isinstance(error, DistBackendError):
+        return False
+    return isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError) or "CUDA error" in str(error)
 
 
 def _read(store: TCPStore, rank: int) -> dict[str, Any]:

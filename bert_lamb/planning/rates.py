@@ -3,6 +3,7 @@
 Random tokens in sequences of full length, forward and backward, not compiled: a run that compiles is somewhat faster.
 """
 
+import gc
 import logging
 import math
 import time
@@ -41,6 +42,8 @@ def measured_rates(
 ) -> Rates:
     """The rates of both phases; {} where the settings name a measurement, or the device is not in this machine.
 
+    A phase whose micro-batches do not fit the memory has none.
+
     What an earlier start measured in the same way is read from the file `kept`, and what is new is added to it, unless
     the machine is busy with other programs just now.
     """
@@ -52,23 +55,36 @@ def measured_rates(
         return {number: (known[key], WORDS) for number, key in keys.items()}
     others = taken_by_others() if device.type == "cpu" else 0.0
     shared_by = devices if device.type == "cpu" else 1  # a CPU's cores are shared out
-    try:
-        found = {
-            key: device_tflops(s, number, device, precision, vocab_size) / shared_by
-            for number, key in keys.items()
-            if key not in known
-        }
-    except torch.OutOfMemoryError:
-        log.warning("the plan's rates could not be measured: the device is out of memory; the assumed ones are used")
-        return {}
-    finally:
-        if device.type == "cuda":
-            torch.cuda.empty_cache()  # the ranks need it
+    found = {
+        key: rate / shared_by
+        for number, key in keys.items()
+        if key not in known and (rate := _rate_if_it_fits(s, number, device, precision, vocab_size)) is not None
+    }
     busy = others >= BUSY_CORES
     if kept and not busy:  # else it is of no use to a later start
         write_json(kept, known | found)
     words = f"{WORDS}, while other programs took {others:.1f} cores" if busy else WORDS
-    return {number: (found[key], words) if key in found else (known[key], WORDS) for number, key in keys.items()}
+    told = {key: (rate, WORDS) for key, rate in known.items()} | {key: (rate, words) for key, rate in found.items()}
+    return {number: told[key] for number, key in keys.items() if key in told}
+
+
+def _rate_if_it_fits(s: Settings, number: int, device: torch.device, precision: str, vocab_size: int) -> float | None:
+    """A phase's TFLOP/s; None, and a line, where the micro-batch does not fit. A GPU's memory is free again after it:
+    the ranks need it."""
+    try:
+        return device_tflops(s, number, device, precision, vocab_size)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        reason = (str(error) or "out of memory").splitlines()[0]
+        log.warning("phase %d: its rate is not measured but assumed, for the memory is too small (%s)", number, reason)
+        return None
+    finally:
+        _release(device)
+
+
+def _release(device: torch.device) -> None:
+    gc.collect()  # a step's function and its model hold each other, and an error its frames
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def device_tflops(s: Settings, number: int, device: torch.device, precision: str, vocab_size: int) -> float:

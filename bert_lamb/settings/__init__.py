@@ -1,7 +1,8 @@
-from bert_lamb.settings.checks import SettingsError, setting_problems, without_effect
+from bert_lamb.settings.checks import SettingsError, setting_problems
 from bert_lamb.settings.command import command, given_arguments, given_overrides, read_settings, settings_yaml
 from bert_lamb.settings.compose import compose_settings, conf_dir, phase_steps, register_schema
 from bert_lamb.settings.kept_steps import kept_steps
+from bert_lamb.settings.optimizer_checks import without_effect
 from bert_lamb.settings.recipe import (
     RECIPE_PARTS,
     as_dict,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import DistBackendError
 
 from bert_lamb.locks import InUseError, sole_use
 from bert_lamb.parallel import held_by_rank
@@ -39,6 +40,7 @@ def test_only_time_that_was_looked_at_is_waiting(watch: Watch, monkeypatch: pyte
         (torch.OutOfMemoryError("CUDA out of memory"), False),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
         (RuntimeError("[../gloo/transport/tcp/pair.cc] Connection closed by peer"), True),
+        (DistBackendError("NCCL error: unhandled CUDA error"), True),
     ],
 )
 def test_a_rank_s_own_fault_is_no_lost_rank(watch: Watch, error: RuntimeError, lost: bool) -> None:

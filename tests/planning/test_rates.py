@@ -126,13 +126,18 @@ def test_what_was_measured_beside_other_programs_is_said_and_not_kept(
     assert kept.exists()
 
 
-def test_a_device_that_is_full_is_planned_for_by_assumption(place, monkeypatch, caplog):
-    def full(*_: object) -> float:
-        raise torch.OutOfMemoryError("out of memory")
+def test_a_phase_that_does_not_fit_is_assumed_and_said(place, tmp_path, monkeypatch, caplog) -> None:
+    def measure(_s: object, number: int, *_: object) -> float:
+        if number == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return 0.1
 
-    monkeypatch.setattr(rates, "device_tflops", full)
-    assert rates.measured_rates(tiny(place), 1, torch.device("cpu"), "fp32", 120, None) == {}
-    assert "could not be measured" in caplog.text
+    monkeypatch.setattr(rates, "device_tflops", measure)
+    s = tiny(place)
+    found = measured_rates(s, 1, CPU, "fp32", 120, tmp_path / "rates.json")
+    assert found == {1: (0.1, WORDS)}
+    assert "Tried to allocate" in caplog.text
+    assert "(assumed)" in budget_text(s, budget(s, 1, BF16, None, found))
 
 
 def test_another_machine_is_not_measured_here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

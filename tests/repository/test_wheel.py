@@ -46,5 +46,5 @@ def test_commands_run_from_any_folder(site: Path, tmp_path: Path) -> None:
         return done.stdout + done.stderr
 
     assert printed("-c", "import bert_lamb; print(bert_lamb.__path__)").strip() == f"{[str(site / 'bert_lamb')]}"
-    assert "global_batch: 128" in printed("-m", "bert_lamb.pretrain", "--help")
+    assert "bert-lamb pretrain [key=value ...]" in printed("-m", "bert_lamb.pretrain", "--help")
     assert "65,536" in printed("-m", "bert_lamb.plan", "experiment=bert_large_64k_32k")

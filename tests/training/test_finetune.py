@@ -25,7 +25,7 @@ from bert_lamb.settings import Settings, settings_yaml
 from bert_lamb.squadfiles import read_squad
 from bert_lamb.tasks.squad_data import cut_windows, make_batch
 from bert_lamb.tasks.squad_model import build_span_model, span_logits
-from bert_lamb.training.finetuning import FinetuneLog
+from bert_lamb.training.finetuning import FinetuneLog, load_squad
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +157,24 @@ def test_asked_to_stop_it_says_so_and_leaves_no_result(tmp_path, monkeypatch, ca
             signal.signal(number, handler)
     assert "stopped as asked" in caplog.text
     assert len(losses(open_run(s), "scratch")) == 2
+    assert not list((open_run(s).path / "squad").glob("*/result.json"))
+
+
+def test_a_request_while_files_are_read_is_one_too(tmp_path, monkeypatch):
+    s = settings(tmp_path, "finetune.arms=[scratch]")
+    before = signal.getsignal(signal.SIGTERM)
+
+    def load(*arguments: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return load_squad(*arguments)
+
+    monkeypatch.setattr("bert_lamb.finetune.load_squad", load)
+    signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody has asked for the signal yet"))
+    try:
+        with pytest.raises(SystemExit, match="75"):
+            finetune(s)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert not list((open_run(s).path / "squad").glob("*/result.json"))
 
 
