@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -90,6 +91,10 @@ def command(
             else:
                 settings = plain_settings(config, overrides, folder)
             stage(dataclasses.replace(settings, sources=sources_with(settings.sources, overrides)))
+            sys.stdout.flush()
+        except BrokenPipeError:  # `plan | head`: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
         except Exception as error:
             message = message_for_people(error)
             if message is None:

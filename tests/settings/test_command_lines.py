@@ -2,15 +2,18 @@
 
 import importlib
 import itertools
+import os
 import random
 import re
 import shlex
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from tools import ROOT, composed
+from tools import ROOT, composed, environment
 
 from bert_lamb import plan
 from bert_lamb.settings import SettingsError, command, compose_settings
@@ -185,3 +188,16 @@ def test_the_own_recipe_of_the_documents_is_planned(tmp_path: Path, monkeypatch,
     assert said.startswith("my_recipe: BERT-mini, ")
     assert f"phase 1: {s.phase1.steps:,} steps" in said
     assert re.search(r"phase1\.steps +\d+ +ours, a trial", said)
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
+    """As of `plan | head`."""
+    program = "from bert_lamb.settings import command; command(lambda s: print('line ' * 100_000))()"
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], env=environment(), stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(reading)
+    os.close(writing)
+    assert process.communicate()[1] == ""
+    assert process.returncode == 128 + signal.SIGPIPE
