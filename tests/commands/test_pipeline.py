@@ -87,6 +87,6 @@ def test_sweep_gives_a_run_a_trial_several_ranks_each(chain, tmp_path):
     assert len(runs) == 2
     for each in runs:
         assert json.loads((each / "machine.json").read_text())["ranks"] == 2
-    again = run("bert_lamb.sweep", tmp_path, *sweep)
+    again = run("bert_lamb.sweep", tmp_path, "optimizer=lamb", *sweep[1:])
     assert again.returncode == 0
-    assert (again.stdout + again.stderr).count("pretraining is done already") == 2
+    assert (again.stdout + again.stderr).count("pretraining is done already") == 1

@@ -1,4 +1,4 @@
-"""The conformance kit sees planted mistakes: three here, all of them with `make mutants`."""
+"""The conformance kit sees planted mistakes: one here, all of them with `make mutants`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +15,8 @@ def copy() -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.parametrize("name", ["eps inside the root", "ratio inverted", "correction one step late"])
-def test_a_planted_mistake_turns_the_kit_red(copy: Path, name: str) -> None:
-    assert seen(copy, MUTANTS[name], "plain.py")
+def test_a_planted_mistake_turns_the_kit_red(copy: Path) -> None:
+    assert seen(copy, MUTANTS["eps inside the root"], "plain.py")
 
 
 @pytest.mark.parametrize("mutant", [*MUTANTS.values(), *LAWS.values()], ids=[*MUTANTS, *LAWS])
