@@ -35,6 +35,7 @@ def test_hours_follow_from_the_measured_rates(place: Path) -> None:
         p.flops / (rate * 1e12 * 2) + p.steps * plan.update_s for p, rate in zip(plan.phases, (0.5, 0.25), strict=True)
     )
     assert plan.hours == pytest.approx(seconds / 3600)
+    assert plan.flops == sum(p.flops for p in plan.phases)
     assert "measured here, not compiled" in budget_text(s, plan)
     assert "(assumed)" in budget_text(s, budget(s, 2, BF16))
 

@@ -71,7 +71,7 @@ def test_the_cleaner_loses_nothing_but_what_it_says(text: str):
     cleaned = clean(text)
     assert clean(cleaned) == cleaned
     assert not DROPPED.search(cleaned)
-    assert letters(cleaned) == letters(DROPPED.sub("", text))
+    assert cleaned.split() == DROPPED.sub("", text).split()
     assert all(line == line.strip() and line for line in cleaned.split("\n") if cleaned)
     split = list(sentences(cleaned, "en"))
     assert letters("".join(split)) == letters(cleaned)
