@@ -8,8 +8,8 @@ KEPT = 20  # lines of the log whose rates are remembered
 class TimeLeft:
     """From the steps between lines of the log. The first line's are left out, since the compiler works in them.
 
-    The middle one of the recent rates counts, the lower of two: the compilation of a second shape, a checkpoint or a pause
-    moves it little.
+    The middle one of the recent rates counts, the lower of two: the compilation of a second shape, a checkpoint or a
+    pause moves it little.
     """
 
     def __init__(self, steps: int) -> None:
