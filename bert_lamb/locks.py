@@ -104,7 +104,9 @@ def _leased(folder: Path, way_out: str) -> Iterator[None]:
     """Holds a folder by a file that a thread renews."""
     path, mine = _lease(folder), secrets.token_hex(8)
     about = json.dumps({"owner": mine, "host": socket.gethostname(), "process": os.getpid()}).encode()
-    descriptor = _make(path, about) or _take_over(path, mine, about, way_out)
+    descriptor = _make(path, about)
+    if descriptor is None:
+        descriptor = _take_over(path, mine, about, way_out)
     ended = threading.Event()
     thread = threading.Thread(target=_renew, args=(path, descriptor, mine, about, ended), name="lease", daemon=True)
     thread.start()

@@ -131,10 +131,7 @@ class Layerwise(LoadsStates):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update. Nothing is written, on any rank, where the norm of all gradients is not finite."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         batches = self._batches()
         for batch, norms in zip(batches, sharded.gradient_norms(batches), strict=True):
             batch.grad_norms = norms
@@ -193,6 +190,14 @@ class Layerwise(LoadsStates):
             for name in self.MOMENTS:
                 state[name] = torch.zeros_like(p, dtype=self._wide(p))
         return state
+
+
+def loss_of(closure: Callable[[], float] | None) -> float | None:
+    """What the closure of a step returns, which runs forward and backward; None where there is none."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 def _named(group: dict[str, Any], number: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bert_lamb.optim.lamb import Lamb
+from bert_lamb.optim.layerwise import loss_of
 from bert_lamb.optim.rule import PRESETS, Preset
 
 # beta1 is Muon's momentum (the default of its author and of torch); everything else is AdamW's, whose beta1 is its own.
@@ -79,10 +80,7 @@ class MuonAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of all parameters; none where a gradient is not finite."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         self.grad_norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
         self.step_was_finite = torch.isfinite(self.grad_norm)

@@ -16,7 +16,7 @@ from bert_lamb.optim import decay_groups, has_compiler
 from bert_lamb.parallel import device_count, use_cuda
 from bert_lamb.planning.cost import Budget
 from bert_lamb.planning.origin import origin_problems
-from bert_lamb.run import OriginError, data_folder, list_checkpoints, locate_run, precision_problems
+from bert_lamb.run import OriginError, RunFolder, data_folder, list_checkpoints, locate_run, precision_problems
 from bert_lamb.settings import ModelSettings, Settings, kept_steps
 from bert_lamb.tasks.squad_data import missing_files
 from bert_lamb.words import counted
@@ -39,7 +39,8 @@ def preflight_problems(s: Settings) -> list[str]:
     wrong = _data(s, manifest)
     if not wrong and s.hardware.local_data is None:  # else each file is compared while it is copied
         wrong = verify_store(folder, manifest)
-    return problems + wrong + precision_problems(s, locate_run(s)) + _room(s, manifest)
+    run = locate_run(s)
+    return problems + wrong + precision_problems(s, run) + _room(s, manifest, run)
 
 
 def unused_devices(s: Settings) -> list[str]:
@@ -145,7 +146,7 @@ def _data(s: Settings, manifest: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _room(s: Settings, manifest: dict[str, Any]) -> list[str]:
+def _room(s: Settings, manifest: dict[str, Any], run: RunFolder) -> list[str]:
     problems = []
     size = parameter_count(s.model, manifest["tokenizer"]["size"])
     (memory, where), static = _memory(s), size * STATIC[s.hardware.precision]
@@ -156,7 +157,7 @@ def _room(s: Settings, manifest: dict[str, Any]) -> list[str]:
         )
     root = Path(s.run.root)
     existing = next(p for p in (root.absolute(), *root.absolute().parents) if p.exists())
-    needed, free = _bytes_to_come(s, size), shutil.disk_usage(existing).free
+    needed, free = _bytes_to_come(s, size, run), shutil.disk_usage(existing).free
     if needed > free:
         problems.append(
             f"run.root={root} has {free / 2**30:.1f} GiB free, but checkpoints still need {needed / 2**30:.1f}: "
@@ -165,11 +166,11 @@ def _room(s: Settings, manifest: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _bytes_to_come(s: Settings, size: int) -> int:
+def _bytes_to_come(s: Settings, size: int, folder: RunFolder) -> int:
     """What the checkpoints of both phases will still take: those that a run has written already lie on the disk."""
     each = 12 * size  # weights and two moments, fp32
     kept = s.run.keep_checkpoints + 1 + (s.recovery.policy == "rollback")  # one being written, one to go back to
-    folder, needed, for_good = locate_run(s), 0, kept_steps(s)
+    needed, for_good = 0, kept_steps(s)
     for number in (1, 2):
         there = sum(f.stat().st_size for p in list_checkpoints(folder.checkpoints(number)) for f in p.iterdir())
         needed += 0 if folder.result_file(number).is_file() else max(0, (kept + len(for_good[number])) * each - there)
