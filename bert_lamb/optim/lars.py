@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bert_lamb.optim import plain
+from bert_lamb.optim import plain, refusals
 from bert_lamb.optim.layerwise import Layerwise
 from bert_lamb.optim.plain import Numbers, Updates, norm_of, scaled, write
 from bert_lamb.optim.rule import Preset, Rule
@@ -56,9 +56,7 @@ class Lars(Layerwise):
 
     def check(self, group: dict[str, Any]) -> None:
         super().check(group)
-        momentum = group["momentum"]
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum={momentum}: from 0 to below 1 is expected")
+        refusals.refuse_momentum(group["momentum"])
 
     def rule(self, group: dict[str, Any]) -> Rule:
         return Rule.of({"bias_correction": "none", **group})

@@ -111,8 +111,7 @@ class Layerwise(LoadsStates):
             raise ValueError(f"lr of shape {tuple(lr.shape)}: a number is expected, or a tensor of one")
         if not lr >= 0:  # NaN included
             raise ValueError(f"lr={lr}: must not be negative")
-        if limit is not None and not limit > 0:
-            raise ValueError(f"max_grad_norm={limit}: must be above 0, or None for no clipping")
+        refusals.refuse_clip(limit)
         self.rule(group)
 
     def rule(self, group: dict[str, Any]) -> Rule:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bert_lamb.optim import refusals
 from bert_lamb.optim.lamb import Lamb
 from bert_lamb.optim.layerwise import loss_of
 from bert_lamb.optim.rule import PRESETS, Preset
@@ -57,10 +58,8 @@ class MuonAdamW(torch.optim.Optimizer):
         momentum: float = MUON.rule.betas[0], betas: tuple[float, float] = PRESETS["adamw"].rule.betas,
         weight_decay: float = PRESETS["adamw"].rule.weight_decay, max_grad_norm: float | None = None, **adamw: Any,
     ) -> None:  # fmt: skip
-        if max_grad_norm is not None and not max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm={max_grad_norm}: must be above 0, or None for no clipping")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum={momentum}: from 0 to below 1 is expected")
+        refusals.refuse_clip(max_grad_norm)
+        refusals.refuse_momentum(momentum)
         self.max_grad_norm = max_grad_norm
         self.grad_norm: Tensor | None = None
         self.step_was_finite: Tensor | None = None

@@ -88,3 +88,15 @@ def refuse_moment(name: str, key: str, saved: Any, p: Tensor) -> None:
             f"the state to be loaded has {key} of shape {tuple(saved.shape)} for parameter {name}, whose shape is "
             f"{tuple(p.shape)}: it was saved by another model, or with parameters in another order"
         )
+
+
+def refuse_clip(limit: float | None) -> None:
+    """ValueError for a max_grad_norm that scales to nothing."""
+    if limit is not None and not limit > 0:
+        raise ValueError(f"max_grad_norm={limit}: must be above 0, or None for no clipping")
+
+
+def refuse_momentum(momentum: float) -> None:
+    """ValueError for a momentum that never forgets, or is none."""
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum={momentum}: from 0 to below 1 is expected")
